@@ -1,0 +1,1 @@
+"""The STUN wire format (RFC 8489): header, attributes, integrity, framing. No state, no policy."""

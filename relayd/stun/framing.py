@@ -1,0 +1,84 @@
+"""ChannelData (RFC 8656 section 12.4), and where messages end in a byte stream (section 12.5, RFC 8489 section 6.2.2)."""
+
+from __future__ import annotations
+
+import struct
+
+from relayd.errors import DecodeError
+
+CHANNEL_HEADER_SIZE = 4
+MIN_CHANNEL = 0x4000
+MAX_CHANNEL = 0x4FFF  # RFC 8656 section 12: 0x5000 and up are reserved for other protocols (RFC 7983)
+
+_CHANNEL_HEADER = struct.Struct("!HH")
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+def encode_channel_data(number: int, payload: bytes, *, padded: bool) -> bytes:
+    """Frame up to 65,535 bytes; `padded` to four bytes where the path is a stream."""
+    size = len(payload)
+    if padded:
+        return _CHANNEL_HEADER.pack(number, size) + payload + _PADDING[size & 3]
+    return _CHANNEL_HEADER.pack(number, size) + payload
+
+
+def decode_channel_data(data: bytes) -> tuple[int, bytes]:
+    """The channel number and payload of one ChannelData message. The length field counts, not the size of `data`: padding
+    may follow even in a datagram. Raises DecodeError.
+    """
+    if len(data) < CHANNEL_HEADER_SIZE:
+        raise DecodeError("shorter than a ChannelData header")
+    number, size = _CHANNEL_HEADER.unpack_from(data)
+    if not MIN_CHANNEL <= number <= MAX_CHANNEL:
+        raise DecodeError("not a channel number")
+    if CHANNEL_HEADER_SIZE + size > len(data):
+        raise DecodeError("ChannelData longer than what carries it")
+    return number, data[CHANNEL_HEADER_SIZE : CHANNEL_HEADER_SIZE + size]
+
+
+class StreamSplitter:
+    """Cuts a byte stream into STUN and ChannelData messages. Holds at most one incomplete message (65,556 bytes) back.
+
+    ChannelData comes out without its padding. Bytes that can begin neither are a DecodeError as soon as they can be told,
+    and the stream is then of no further use.
+    """
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of an incomplete message are held."""
+        return len(self._pending)
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """The messages that `data` completes, in order.
+
+        Raises DecodeError for what is no TURN stream; messages before the offending byte in the same `data` are lost with it.
+        """
+        if self._pending:
+            data = self._pending + data
+        messages = []
+        at, size = 0, len(data)
+        while size - at >= CHANNEL_HEADER_SIZE:
+            first = data[at]
+            length = data[at + 2] << 8 | data[at + 3]
+            if first < 0x40:
+                end = step = at + 20 + length
+                if length & 3 or not b"\x21\x12\xa4\x42".startswith(data[at + 4 : at + 8]):
+                    raise DecodeError("neither STUN nor ChannelData")
+            elif first < 0x50:
+                end = at + CHANNEL_HEADER_SIZE + length
+                step = end + -length % 4
+            else:
+                raise DecodeError("neither STUN nor ChannelData")
+            if step > size:
+                break
+            messages.append(data[at:end])
+            at = step
+        if at < size and data[at] >= 0x50:
+            raise DecodeError("neither STUN nor ChannelData")
+        self._pending = data[at:]
+        return messages

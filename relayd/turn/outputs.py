@@ -1,0 +1,212 @@
+"""What the TURN core asks its shell to do, what it tells, and the answers that it takes back.
+
+`AuthenticateUser` and `OpenRelay` carry an `id` and wait for `answer(id, ...)`; everything else is fire and forget. A `relay`
+is whatever handle the shell gave in `RelayOpened`: the core never looks inside, it only hands it back and uses it as a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from relayd.address import Family, Path, TransportAddress
+from relayd.stun.integrity import IntegrityProof, PasswordAlgorithm
+
+Relay = Hashable
+
+
+class EndReason(StrEnum):
+    """Why an allocation ended: log field and metric label, so this list is closed and each allocation gets exactly one."""
+
+    DELETED = "deleted"  # Refresh with LIFETIME 0
+    EXPIRED = "expired"  # not refreshed in time
+    CONNECTION_CLOSED = "connection-closed"  # the client's stream, DTLS session or WebSocket ended
+    REVOKED = "revoked"  # the operator or a checker withdrew the user
+    POLICY = "policy"  # a policy ended it
+    RELAY_FAILED = "relay-failed"  # the relayed socket broke
+    SHUTDOWN = "shutdown"  # the service stops
+
+
+# --- asks, answered through answer(id, ...) -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class AuthenticateUser:
+    """Find the key of this user and check the proof with it. Answered with `Authenticated` or `NotAuthenticated`.
+
+    Exactly one of `username` (prepared by OpaqueString) and `userhash` (32 bytes, RFC 8489 section 14.4) is set.
+    """
+
+    id: int
+    path: Path
+    realm: str
+    algorithm: PasswordAlgorithm
+    proof: IntegrityProof
+    username: str | None = None
+    userhash: bytes | None = None
+
+
+@dataclass(slots=True)
+class Authenticated:
+    """The proof held. `key` is the long-term key that signs answers (RFC 8489 section 9.2.2)."""
+
+    username: str
+    key: bytes
+
+
+@dataclass(slots=True)
+class NotAuthenticated:
+    """Unknown user, wrong password or expired credentials: deliberately not told apart."""
+
+
+@dataclass(slots=True)
+class OpenRelay:
+    """Decide whether this user may allocate, and open the relayed transport addresses, one per family, in that order.
+
+    Answered with `RelayOpened` or `RelayRefused`.
+    """
+
+    id: int
+    path: Path
+    username: str
+    transport: int  # REQUESTED-TRANSPORT: 17 UDP, 6 TCP
+    families: tuple[Family, ...]
+    even_port: bool = False
+    reserve_next: bool = False
+    reservation: Relay | None = None  # a relay that an earlier RelayOpened.reserved gave: use it instead of opening one
+
+
+@dataclass(slots=True)
+class RelayOpened:
+    """`relays` answers `families` in order, as (handle, advertised address).
+
+    Where two families were asked for and only one could be opened, `relays` holds that one and `failed` says (family, code) of
+    the other (ADDRESS-ERROR-CODE, RFC 8656 section 7.2). `reserved` is the handle of the port after an even one.
+    """
+
+    relays: tuple[tuple[Relay, TransportAddress], ...]
+    failed: tuple[Family, int] | None = None
+    reserved: Relay | None = None
+
+
+@dataclass(slots=True)
+class RelayRefused:
+    """`code` as in RFC 8656 section 7.2 (300, 403, 440, 486, 508); a 300 brings `alternate` and perhaps `domain`."""
+
+    code: int
+    alternate: TransportAddress | None = None
+    domain: str | None = None
+
+
+# --- does -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Send:
+    """Send this STUN message, or ChannelData, to the client. ChannelData is padded on streams already.
+
+    `source` and `destination` differ from the path's own only for NAT behaviour discovery (RFC 5780 section 6.1).
+    """
+
+    path: Path
+    data: bytes
+    source: TransportAddress | None = None
+    destination: TransportAddress | None = None
+
+
+@dataclass(slots=True)
+class SendToPeer:
+    """Send one datagram from the relayed address to a peer; `data` may be empty."""
+
+    relay: Relay
+    peer: TransportAddress
+    data: bytes
+    dont_fragment: bool = False
+
+
+@dataclass(slots=True)
+class CloseRelay:
+    """Close a relayed transport address, or give back a reserved one."""
+
+    relay: Relay
+
+
+@dataclass(slots=True)
+class InstallFlow:
+    """Forward by itself from now on: ChannelData with `number` on `path` <-> datagrams between `relay` and `peer`."""
+
+    path: Path
+    number: int
+    relay: Relay
+    peer: TransportAddress
+
+
+@dataclass(slots=True)
+class RemoveFlow:
+    """Take back an installed flow: it expired, moved, was refused, or its allocation ended."""
+
+    path: Path
+    number: int
+    relay: Relay
+    peer: TransportAddress
+
+
+# --- tells ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class AllocationCreated:
+    session_id: str  # 12 lower-case hex digits: what logs and pages call this allocation by
+    path: Path
+    username: str
+    relays: tuple[tuple[Relay, TransportAddress], ...]
+    transport: int
+    lifetime: int  # seconds
+
+
+@dataclass(slots=True)
+class AllocationRefreshed:
+    session_id: str
+    path: Path
+    lifetime: int  # seconds
+
+
+@dataclass(slots=True)
+class PermissionInstalled:
+    """A permission for one peer address that was not there before."""
+
+    session_id: str
+    peer: TransportAddress
+
+
+@dataclass(slots=True)
+class ChannelBound:
+    """A channel binding that was not there before."""
+
+    session_id: str
+    number: int
+    peer: TransportAddress
+
+
+@dataclass(slots=True)
+class AllocationEnded:
+    """The last word about an allocation; comes before its `CloseRelay`s, so that counters can still be read."""
+
+    session_id: str
+    path: Path
+    username: str
+    relays: tuple[tuple[Relay, TransportAddress], ...]
+    reason: EndReason
+    duration: float  # seconds
+
+
+@dataclass(slots=True)
+class RequestRefused:
+    """An error answer was sent (`code`), or a message was dropped without one (`code` 0)."""
+
+    path: Path
+    method: int
+    code: int
+    username: str | None = None
+    peer: TransportAddress | None = field(default=None)
