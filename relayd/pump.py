@@ -1,7 +1,8 @@
-"""The one pump for all cores: drains a core's outputs, then arms one delayed call for its next deadline. Decides nothing.
+"""The one pump for all cores: drains a core's outputs, then arms one delayed call for its next deadline.
 
-Whoever feeds the core calls one of its verbs and then `Pump.run`. This is on the path of every request, so a deadline that
-moves later (each refresh moves one) costs nothing here: the delayed call fires early, and is then set anew.
+It decides nothing. Whoever feeds the core calls one of its verbs and then `Pump.run`. This is on the path of every
+request, so a deadline that moves later (each refresh moves one) costs nothing here: the delayed call fires early, and
+is then set anew.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-_PAUSE_AFTER_FAULT = (
-    1.0  # seconds until a core whose timer raised is asked again, so that a bug does not spin the reactor
-)
+_PAUSE_AFTER_FAULT = 1.0  # seconds until a core whose timer raised is asked again: a bug must not spin the reactor
 
-PumpedOutput = TypeVar("PumpedOutput")
+Output = TypeVar("Output")
+PumpedOutput = TypeVar("PumpedOutput", covariant=True)
 
 
 class PumpedCore(Protocol[PumpedOutput]):
@@ -30,17 +30,15 @@ class PumpedCore(Protocol[PumpedOutput]):
     def next_output(self) -> PumpedOutput | None: ...
 
 
-class Pump(Generic[PumpedOutput]):
+class Pump(Generic[Output]):
     """Carries what `core` puts out to `perform`, and the time of `clock` into `core`.
 
-    An exception out of `perform` is a bug in that one output: it is logged, and the outputs behind it are still performed.
+    An exception out of `perform` is a bug in that one output: it is logged, and the outputs behind it are performed.
     """
 
     _log = Logger()
 
-    def __init__(
-        self, core: PumpedCore[PumpedOutput], clock: IReactorTime, perform: Callable[[PumpedOutput], Any]
-    ) -> None:
+    def __init__(self, core: PumpedCore[Output], clock: IReactorTime, perform: Callable[[Output], Any]) -> None:
         self._core = core
         self._clock = clock
         self._perform = perform
@@ -52,8 +50,8 @@ class Pump(Generic[PumpedOutput]):
     def run(self) -> None:
         """Perform every output, then arm the timer. To be called after each verb of the core.
 
-        `perform` may answer the core at once and call `run` again: the loop that is already going takes those outputs too,
-        so that they keep their order.
+        `perform` may answer the core at once and call `run` again: the loop that is already going takes those outputs
+        too, so that they keep their order.
         """
         if self._running:
             return
@@ -72,7 +70,7 @@ class Pump(Generic[PumpedOutput]):
                 self._arm()
 
     def stop(self) -> None:
-        """Let time stand still for the core: cancel the timer for good. `run` still drains what a closing core puts out."""
+        """Cancel the timer for good. `run` still drains what a closing core puts out."""
         self._stopped = True
         self._disarm()
 
@@ -100,7 +98,5 @@ class Pump(Generic[PumpedOutput]):
         except Exception:
             self._log.failure("a core failed at its deadline")
             self._call = self._clock.callLater(_PAUSE_AFTER_FAULT, self._fire)
-            self._due = (
-                -math.inf
-            )  # nothing, above all not the deadline that has just failed, may bring this call forward
+            self._due = -math.inf  # so that nothing, least of all the deadline that failed, brings this call forward
         self.run()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs
 
 from relayd.pump import Pump
 
@@ -34,7 +34,8 @@ class ScriptedCore:
 
 
 def make() -> tuple[ScriptedCore, Clock, list[str], Pump[str]]:
-    core, clock, performed = ScriptedCore(), Clock(), []
+    core, clock = ScriptedCore(), Clock()
+    performed: list[str] = []
     return core, clock, performed, Pump(core, clock, performed.append)
 
 
@@ -74,17 +75,13 @@ def test_a_fault_in_perform_is_logged_and_stops_nothing() -> None:
             raise ZeroDivisionError
         performed.append(output)
 
-    events: list[dict[str, object]] = []
-    globalLogPublisher.addObserver(events.append)
-    try:
-        core.outputs.extend(["bad", "good"])
-        core.deadline = 5.0
+    core.outputs.extend(["bad", "good"])
+    core.deadline = 5.0
+    with capturedLogs() as events:
         Pump(core, clock, perform).run()
-    finally:
-        globalLogPublisher.removeObserver(events.append)
     assert performed == ["good"]
     assert [event["log_level"] for event in events] == [LogLevel.critical]
-    assert events[0]["log_failure"].check(ZeroDivisionError)  # type: ignore[attr-defined]
+    assert events[0]["log_failure"].check(ZeroDivisionError)
     assert len(clock.getDelayedCalls()) == 1
 
 
@@ -168,9 +165,7 @@ def test_a_core_that_fails_at_its_deadline_does_not_spin() -> None:
 
     core.deadline = 1.0
     core.at_timer = fail
-    events: list[object] = []
-    globalLogPublisher.addObserver(events.append)
-    try:
+    with capturedLogs() as events:
         pump.run()
         clock.advance(1.25)  # a reactor is always a little late
         clock.advance(0.0)
@@ -178,8 +173,6 @@ def test_a_core_that_fails_at_its_deadline_does_not_spin() -> None:
         assert core.fired == [1.25]
         core.at_timer = lambda: None
         clock.advance(0.5)
-    finally:
-        globalLogPublisher.removeObserver(events.append)
     assert core.fired == [1.25, 2.25]
     assert len(events) == 1
     assert clock.getDelayedCalls() == []
