@@ -44,7 +44,9 @@ class AppConnection(StrEnum):
 
 
 class TransportAddress(NamedTuple):
-    """An IP address and a port. `ip` is 4 or 16 bytes in network order; `scope` is the zone of a link-local IPv6 address."""
+    """An IP address and a port. `ip` is 4 or 16 bytes in network order; `scope` is the zone of a link-local IPv6
+    address.
+    """
 
     ip: bytes
     port: int
@@ -82,7 +84,9 @@ class TransportAddress(NamedTuple):
 
 
 class FiveTuple(NamedTuple):
-    """The transport connection between a client and us (RFC 8656 section 2.2). `transport` is the IP protocol: 17 or 6."""
+    """The transport connection between a client and us (RFC 8656 section 2.2). `transport` is the IP protocol: 17 or
+    6.
+    """
 
     client: TransportAddress
     server: TransportAddress

@@ -1,9 +1,9 @@
 """The contract that every protocol core keeps, and the deadlines that cores count by.
 
-Theory of operation. A core is a pure object. Something happens (bytes, an answer, a deadline): call the one verb that says so
-with the present time; then drain `next_output` until it gives None; then arm one timer for `next_timer`. Anything slow
-leaves as an output with an id and comes back through `answer`. Times are seconds on a clock that the caller owns; entropy
-is handed in at construction. Importing a core loads no reactor.
+Theory of operation. A core is a pure object. Something happens (bytes, an answer, a deadline): call the one verb
+that says so with the present time; then drain `next_output` until it gives None; then arm one timer for
+`next_timer`. Anything slow leaves as an output with an id and comes back through `answer`. Times are seconds on a
+clock that the caller owns; entropy is handed in at construction. Importing a core loads no reactor.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Core(Protocol[Output]):
 class Deadlines(Generic[Key]):
     """At most one deadline per key: set, move, cancel, and take what is due in order of time.
 
-    Moving a deadline later (a refresh) is the common case and costs one dictionary write: the heap keeps the older entry,
-    which is re-filed when it surfaces.
+    Moving a deadline later (a refresh) is the common case and costs one dictionary write: the heap keeps the older
+    entry, which is re-filed when it surfaces.
     """
 
     def __init__(self) -> None:

@@ -20,8 +20,8 @@ class DecodeError(RelaydError, ValueError):
 class RemoteError(RelaydError):
     """A request that is refused: what to answer, in STUN's terms (RFC 8489 section 14.8).
 
-    `code` is the error code (300-699), `reason` the reason phrase (at most 127 characters, the same for every cause that
-    shares the code so that it tells an attacker nothing), `unknown` the attribute types of a 420.
+    `code` is the error code (300-699), `reason` the reason phrase (at most 127 characters, the same for every cause
+    that shares the code so that it tells an attacker nothing), `unknown` the attribute types of a 420.
     """
 
     def __init__(self, code: int, reason: str = "", unknown: Sequence[int] = ()) -> None:

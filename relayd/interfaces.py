@@ -1,14 +1,15 @@
 """Every seam of relayd, told once.
 
-The story. A listener (`IListenerFactory` made it) hears a client. It describes the client as an `IClientPath` and hands every
-whole STUN message, and every ChannelData that no flow takes, to `IRelayService.receive`. The service feeds the TURN core.
-When the core asks who that is, the service asks a cred portal for an `ITurnUser`. When the core wants a relayed address,
-the service asks each `IPolicy`, then an `IPeerTransport`, which opens an `IRelay` through the `IDataPlane`. When the core
-binds a channel the service installs a flow in the data plane, which from then on moves those packets without anyone
-above it knowing. Whatever happens to an allocation is told to each `IAllocationObserver`.
+The story. A listener (`IListenerFactory` made it) hears a client. It describes the client as an `IClientPath` and
+hands every whole STUN message, and every ChannelData that no flow takes, to `IRelayService.receive`. The service
+feeds the TURN core. When the core asks who that is, the service asks a cred portal for an `ITurnUser`. When the core
+wants a relayed address, the service asks each `IPolicy`, then an `IPeerTransport`, which opens an `IRelay` through
+the `IDataPlane`. When the core binds a channel the service installs a flow in the data plane, which from then on
+moves those packets without anyone above it knowing. Whatever happens to an allocation is told to each
+`IAllocationObserver`.
 
-Listeners and peer transports never import the service, and it never imports them. Third parties plug in by dropping a module
-into `twisted/plugins` that provides one of the factories; the kinds of strcred (`--help-auth`) are the model.
+Listeners and peer transports never import the service, and it never imports them. Third parties plug in by dropping
+a module into `twisted/plugins` that provides one of the factories; the kinds of strcred (`--help-auth`) are the model.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
 from relayd.address import Family, Path, TransportAddress
 
 
 class Counters:
-    """What went through one relay, in datagrams and payload bytes. `sent` is client to peer, `received` is peer to client.
+    """What went through one relay, in datagrams and payload bytes. `sent` is client to peer, `received` is peer to
+    client.
 
     `dropped` counts datagrams that were permitted and yet not passed on: bandwidth, a paused client, a full socket.
     """
@@ -35,16 +38,18 @@ class Counters:
         self.dropped = 0
 
 
-# --- client side ------------------------------------------------------------------------------------------------------------
+# --- client side ----------------------------------------------------------------------------------------------------
 
 
 class IClientPath(Interface):
-    """One client, as its listener reaches it. Lives as long as the connection, or, over UDP, as long as someone holds it."""
+    """One client, as its listener reaches it. Lives as long as the connection, or, over UDP, as long as someone
+    holds it.
+    """
 
     path: Path = Attribute("The `relayd.address.Path` that identifies it; never changes.")
     flows: dict[int, Any] = Attribute(
-        "Installed `relayd.dataplane.flow.Flow`s by channel number, kept by the data plane and looked up by the listener for "
-        "each ChannelData. A path that belongs to a data plane's own port (UDP) need not keep it current."
+        "Installed `relayd.dataplane.flow.Flow`s by channel number, kept by the data plane and looked up by the "
+        "listener for each ChannelData. A path that belongs to a data plane's own port (UDP) need not keep it current."
     )
 
     def send(data: bytes) -> bool:
@@ -54,10 +59,14 @@ class IClientPath(Interface):
         """
 
     def send_channel_data(number: int, payload: bytes) -> bool:
-        """Frame `payload` (0 to 65,535 bytes) as ChannelData the way this path wants it, and send it. False: dropped."""
+        """Frame `payload` (0 to 65,535 bytes) as ChannelData the way this path wants it, and send it. False:
+        dropped.
+        """
 
     def send_from(source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
-        """Send from another local address, or to another port of the client (RFC 5780). False where that cannot be done."""
+        """Send from another local address, or to another port of the client (RFC 5780). False where that cannot be
+        done.
+        """
 
     def close() -> None:
         """End the connection, if there is one. The listener then calls `IRelayService.path_closed`. Idempotent."""
@@ -81,7 +90,7 @@ class IListener(Interface):
 
     kind: str = Attribute("What is spoken: `turn`, `web`, `any`.")
     description: str = Attribute("For the operator: app_connection and address, such as `tls 192.0.2.1:5349`.")
-    addresses: list[TransportAddress] = Attribute("The local addresses that it occupies; peers may not be reached there.")
+    addresses: list[TransportAddress] = Attribute("What it occupies locally: no peer is reached there.")
     app_connection: str = Attribute("The app_connection that its clients get; for a mixed port the plain one.")
 
     def close() -> Any:
@@ -96,24 +105,27 @@ class IListenerFactory(Interface):
     argument_format: str = Attribute("One line that shows the ENDPOINT grammar.")
 
     def listen(endpoint: str, reactor: Any, service: IRelayService, data_plane: IDataPlane, settings: Any) -> Any:
-        """Open it. A Deferred of `IListener`; fails with `ConfigurationError` for a bad endpoint, certificate or used port.
+        """Open it. A Deferred of `IListener`; fails with `ConfigurationError` for a bad endpoint, certificate or
+        used port.
 
         `settings` is a `relayd.config.ListenerSettings`.
         """
 
 
-# --- peer side --------------------------------------------------------------------------------------------------------------
+# --- peer side ------------------------------------------------------------------------------------------------------
 
 
 class IRelay(Interface):
     """One relayed transport address that is open. Hashable by identity."""
 
     address: TransportAddress = Attribute("Where it is bound.")
-    counters: Counters = Attribute("Kept by the data plane for flows and `send`; the service adds what it passed on itself.")
-    limit: Any = Attribute("A `relayd.rate.TokenBucket` in payload bytes, both ways together, or None. The service sets it.")
+    counters: Counters = Attribute("Kept by the data plane for flows and `send`; the service adds what it passed on.")
+    limit: Any = Attribute("A `relayd.rate.TokenBucket` of payload bytes both ways, or None. The service sets it.")
 
     def send(peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
-        """Send a datagram to a peer. False: dropped (and counted): over the limit, socket full, too long, unreachable."""
+        """Send a datagram to a peer. False: dropped (and counted): over the limit, socket full, too long,
+        unreachable.
+        """
 
     def close() -> None:
         """Give the address back. Nothing is delivered afterwards. Idempotent."""
@@ -126,7 +138,9 @@ class IRelayReceiver(Interface):
         """A datagram from a peer for which no flow is installed."""
 
     def peer_error(relay: IRelay, peer: TransportAddress, icmp_type: int, icmp_code: int, data: int) -> None:
-        """An ICMP error about a datagram sent to that peer (RFC 8656 section 11.5); `data` is its 32-bit field (the MTU)."""
+        """An ICMP error about a datagram sent to that peer (RFC 8656 section 11.5); `data` is its 32-bit field (the
+        MTU).
+        """
 
     def relay_failed(relay: IRelay) -> None:
         """The relay broke and is closed."""
@@ -137,13 +151,13 @@ class IPeerTransport(Interface):
 
     transport: int = Attribute("IP protocol number: 17 or 6.")
     families: frozenset[Family] = Attribute("Address families for which relayed addresses are configured.")
-    default_family: Family = Attribute("What an Allocate without REQUESTED-ADDRESS-FAMILY gets: IPv4 where there is any.")
+    default_family: Family = Attribute("For an Allocate that asks for none: IPv4 where there is any.")
 
     def open(family: Family, receiver: IRelayReceiver, even_port: bool = False, reserve_next: bool = False) -> Any:
         """Open one relayed address.
 
-        Gives a Deferred of (IRelay, advertised TransportAddress, reserved): `reserved` is the (IRelay, TransportAddress) of the
-        following port if `reserve_next`, else None. Fails with `RelayUnavailable`.
+        Gives a Deferred of (IRelay, advertised TransportAddress, reserved): `reserved` is the (IRelay,
+        TransportAddress) of the following port if `reserve_next`, else None. Fails with `RelayUnavailable`.
         """
 
     def close() -> None:
@@ -161,7 +175,7 @@ class IPeerTransportFactory(Interface):
         """`settings` is a `relayd.config.RelaySettings`. Raises `ConfigurationError`."""
 
 
-# --- between ----------------------------------------------------------------------------------------------------------------
+# --- between --------------------------------------------------------------------------------------------------------
 
 
 class IDatagramReceiver(Interface):
@@ -177,8 +191,8 @@ class IDatagramPort(Interface):
     address: TransportAddress = Attribute("Where it is bound, with the real port.")
     app_connection: str = Attribute("Goes into the paths of its clients: `udp`, or `dtls`.")
     siblings: list[Any] = Attribute(
-        "The four ports of NAT behaviour discovery (RFC 5780), itself among them, between which `IClientPath.send_from` can "
-        "choose; empty where none is configured."
+        "The four ports of NAT behaviour discovery (RFC 5780), itself among them, between which "
+        "`IClientPath.send_from` can choose; empty where none is configured."
     )
 
     def send(destination: TransportAddress, data: bytes) -> bool:
@@ -189,7 +203,9 @@ class IDatagramPort(Interface):
 
 
 class IDataPlane(Interface):
-    """Moves packets: holds flows, forwards what matches one, and hands everything else up. Never decides anything itself."""
+    """Moves packets: holds flows, forwards what matches one, and hands everything else up. Never decides anything
+    itself.
+    """
 
     name: str = Attribute("`portable`, `batched`.")
 
@@ -200,7 +216,9 @@ class IDataPlane(Interface):
         """Open a relayed UDP address (port 0: any). Raises OSError as the system gave it."""
 
     def install_flow(flow: Any) -> None:
-        """Start forwarding a `relayd.dataplane.flow.Flow`; one already there with the same client and number is replaced."""
+        """Start forwarding a `relayd.dataplane.flow.Flow`; one already there with the same client and number is
+        replaced.
+        """
 
     def remove_flow(flow: Any) -> None:
         """Stop. Harmless if it is not installed."""
@@ -230,6 +248,21 @@ class ITurnUser(Interface):
     expires: float | None = Attribute("When the credentials end, in seconds since the epoch, or None.")
 
 
+class IStunCredentials(ICredentials):
+    """What a client showed, for checkers that hold long-term keys (RFC 8489 section 9.2.2) and no passwords.
+
+    Such a checker lists this in `credentialInterfaces`. It may return an `ITurnUser` instead of a name as the avatar ID, and so
+    say when the credentials end.
+    """
+
+    name: str = Attribute("The user name, prepared by OpaqueString (RFC 8265).")
+    realm: str = Attribute("The realm of the key that is wanted.")
+    algorithm: Any = Attribute("The `relayd.stun.integrity.PasswordAlgorithm` of the key that is wanted.")
+
+    def check_key(key: bytes) -> bool:
+        """Whether the client has this key; in constant time."""
+
+
 class IUserHashChecker(ICredentialsChecker):
     """A checker that can also find a user by USERHASH (RFC 8489 section 9.2.4)."""
 
@@ -247,10 +280,14 @@ class IPolicy(Interface):
         """
 
     def may_reach(username: str, peer: TransportAddress) -> bool:
-        """May this user's allocation exchange packets with that peer? Asked on every permission and channel: must not block."""
+        """May this user's allocation exchange packets with that peer? Asked on every permission and channel: must
+        not block.
+        """
 
     def bandwidth(username: str) -> int | None:
-        """Bytes a second for each of this user's allocations; None: no opinion, the configured one holds. The least wins."""
+        """Bytes a second for each of this user's allocations; None: no opinion, the configured one holds. The least
+        wins.
+        """
 
 
 class IPolicyFactory(Interface):
@@ -264,7 +301,7 @@ class IPolicyFactory(Interface):
         """Raises `ConfigurationError`."""
 
 
-# --- told -------------------------------------------------------------------------------------------------------------------
+# --- told -----------------------------------------------------------------------------------------------------------
 
 
 class IAllocationObserver(Interface):
@@ -287,5 +324,3 @@ class IAllocationObserverFactory(Interface):
 
     def make(arguments: str, reactor: Any) -> IAllocationObserver:
         """Raises `ConfigurationError`."""
-
-

@@ -1,7 +1,9 @@
 """What the TURN core asks its shell to do, what it tells, and the answers that it takes back.
 
-`AuthenticateUser` and `OpenRelay` carry an `id` and wait for `answer(id, ...)`; everything else is fire and forget. A `relay`
-is whatever handle the shell gave in `RelayOpened`: the core never looks inside, it only hands it back and uses it as a key.
+`AuthenticateUser` and `OpenRelay` carry an `id` and wait for `answer(id, ...)`; everything else is fire and forget.
+An answer that brings relays nobody waits for any more (the client has gone meanwhile) makes the core ask for their
+`CloseRelay`. A `relay` is whatever handle the shell gave in `RelayOpened`: the core never looks inside, it only
+hands it back and uses it as a key.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ Relay = Hashable
 
 
 class EndReason(StrEnum):
-    """Why an allocation ended: log field and metric label, so this list is closed and each allocation gets exactly one."""
+    """Why an allocation ended: log field and metric label, so this list is closed and each allocation gets exactly
+    one.
+    """
 
     DELETED = "deleted"  # Refresh with LIFETIME 0
     EXPIRED = "expired"  # not refreshed in time
@@ -28,7 +32,7 @@ class EndReason(StrEnum):
     SHUTDOWN = "shutdown"  # the service stops
 
 
-# --- asks, answered through answer(id, ...) -------------------------------------------------------------------------------
+# --- asks, answered through answer(id, ...) -------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -81,8 +85,9 @@ class OpenRelay:
 class RelayOpened:
     """`relays` answers `families` in order, as (handle, advertised address).
 
-    Where two families were asked for and only one could be opened, `relays` holds that one and `failed` says (family, code) of
-    the other (ADDRESS-ERROR-CODE, RFC 8656 section 7.2). `reserved` is the handle of the port after an even one.
+    Where two families were asked for and only one could be opened, `relays` holds that one and `failed` says
+    (family, code) of the other (ADDRESS-ERROR-CODE, RFC 8656 section 7.2). `reserved` is the handle of the port
+    after an even one.
     """
 
     relays: tuple[tuple[Relay, TransportAddress], ...]
@@ -99,7 +104,7 @@ class RelayRefused:
     domain: str | None = None
 
 
-# --- does -----------------------------------------------------------------------------------------------------------------
+# --- does -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -113,6 +118,21 @@ class Send:
     data: bytes
     source: TransportAddress | None = None
     destination: TransportAddress | None = None
+
+
+@dataclass(slots=True)
+class Deliver:
+    """Send what a peer sent, `size` payload bytes of it, to the client: `data` is the Data indication or ChannelData
+    around it.
+
+    Apart from `Send` because the shell counts it against `relay`, and may drop it (bandwidth, a client that does not
+    keep up).
+    """
+
+    path: Path
+    relay: Relay
+    data: bytes
+    size: int
 
 
 @dataclass(slots=True)
@@ -152,7 +172,7 @@ class RemoveFlow:
     peer: TransportAddress
 
 
-# --- tells ----------------------------------------------------------------------------------------------------------------
+# --- tells ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

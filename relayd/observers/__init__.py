@@ -1,0 +1,3 @@
+"""Observers: sinks of lifecycle events (`relayd.interfaces.IAllocationObserver`). They are told; they decide
+nothing.
+"""

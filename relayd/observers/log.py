@@ -1,0 +1,119 @@
+"""The allocation log: one line when an allocation starts and one when it ends, for people or as JSON lines.
+
+User names come from clients: they are quoted and escaped, so that none can forge a line. No secret is ever in an event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relayd.interfaces import Counters, IAllocationObserver
+from relayd.turn.outputs import AllocationCreated, AllocationEnded
+
+
+def sum_counters(relays: Iterable[tuple[Any, Any]]) -> Counters:
+    """What went through the relays of one allocation together."""
+    total = Counters()
+    for relay, _ in relays:
+        counters = relay.counters
+        total.sent_packets += counters.sent_packets
+        total.sent_bytes += counters.sent_bytes
+        total.received_packets += counters.received_packets
+        total.received_bytes += counters.received_bytes
+        total.dropped += counters.dropped
+    return total
+
+
+@implementer(IAllocationObserver)
+class HumanLog:
+    """Writes to the Twisted log, for whoever reads along."""
+
+    def __init__(self, log: Logger | None = None) -> None:
+        self._log = log if log is not None else Logger(namespace="relayd")
+
+    def observe(self, event: Any) -> None:
+        if isinstance(event, AllocationCreated):
+            self._log.info(
+                "allocation {session} started: user {user!r}, {path}, relayed {relayed}, for {lifetime} s",
+                session=event.session_id,
+                user=event.username,
+                path=str(event.path),
+                relayed=_addresses(event.relays),
+                lifetime=event.lifetime,
+            )
+        elif isinstance(event, AllocationEnded):
+            counters = sum_counters(event.relays)
+            self._log.info(
+                "allocation {session} ended: {reason} after {duration:.1f} s, user {user!r}, {path}, "
+                "relayed {relayed}, {sent_packets} packets ({sent_bytes} bytes) to peers, {received_packets} ({received_bytes}) back, "
+                "{dropped} dropped",
+                session=event.session_id,
+                reason=event.reason.value,
+                duration=event.duration,
+                user=event.username,
+                path=str(event.path),
+                relayed=_addresses(event.relays),
+                sent_packets=counters.sent_packets,
+                sent_bytes=counters.sent_bytes,
+                received_packets=counters.received_packets,
+                received_bytes=counters.received_bytes,
+                dropped=counters.dropped,
+            )
+
+
+@implementer(IAllocationObserver)
+class JsonLines:
+    """Writes one JSON object a line through `write`, with the seconds since the epoch as `time`."""
+
+    _log = Logger()
+
+    def __init__(self, write: Callable[[str], Any], clock: IReactorTime) -> None:
+        self._write = write
+        self._clock = clock
+        self._failing = False
+
+    def observe(self, event: Any) -> None:
+        if isinstance(event, AllocationCreated):
+            fields: dict[str, Any] = {"event": "allocation-started", "lifetime": event.lifetime}
+        elif isinstance(event, AllocationEnded):
+            counters = sum_counters(event.relays)
+            fields = {
+                "event": "allocation-ended",
+                "reason": event.reason.value,
+                "duration": round(event.duration, 3),
+                **{name: getattr(counters, name) for name in Counters.__slots__},
+            }
+        else:
+            return
+        five_tuple = event.path.five_tuple
+        line = json.dumps(
+            {
+                "time": round(self._clock.seconds(), 3),
+                "session": event.session_id,
+                "user": event.username,
+                "app_connection": event.path.app_connection.value,
+                "client": str(five_tuple.client),
+                "server": str(five_tuple.server),
+                "transport": five_tuple.transport,
+                "relayed": [str(address) for _, address in event.relays],
+                **fields,
+            }
+        )
+        try:
+            self._write(line + "\n")
+        except OSError as error:
+            if not self._failing:
+                self._log.error("the allocation log cannot be written: {error}; lines are lost", error=str(error))
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def _addresses(relays: Iterable[tuple[Any, Any]]) -> str:
+    return ", ".join(str(address) for _, address in relays)

@@ -1,0 +1,300 @@
+"""RelayService: the one allocation service. Feeds the TURN core and carries out what it decides; decides nothing
+itself.
+
+It knows interfaces only: never a listener, a peer transport or a data plane by name. Whoever builds it
+(`relayd.tap`) hands it those; whoever hears a client calls `receive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import Path, TransportAddress
+from relayd.dataplane.flow import Flow
+from relayd.errors import RelayUnavailable
+from relayd.interfaces import (
+    IAllocationObserver,
+    IClientPath,
+    IDataPlane,
+    IPeerTransport,
+    IPolicy,
+    IRelay,
+    IRelayReceiver,
+    IRelayService,
+)
+from relayd.pump import Pump
+from relayd.rate import TokenBucket
+from relayd.turn import outputs as out
+from relayd.turn.server import TurnServer
+
+# A bucket smaller than the largest datagram could never let one pass.
+_SMALLEST_BURST = 65_535  # bytes
+
+
+class Authenticator(Protocol):
+    """Finds keys; `relayd.auth.realm` has the one made of cred checkers."""
+
+    def authenticate(self, request: out.AuthenticateUser) -> Deferred[out.Authenticated | out.NotAuthenticated]: ...
+
+
+@implementer(IRelayService, IRelayReceiver)
+class RelayService:
+    """One TURN core, the clients that it holds, and the flows that it installed.
+
+    `max_bandwidth` is in payload bytes per second and allocation, both directions together; None: unlimited.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        core: TurnServer,
+        data_plane: IDataPlane,
+        peer_transports: Iterable[IPeerTransport],
+        authenticator: Authenticator,
+        policies: Sequence[IPolicy] = (),
+        observers: Iterable[IAllocationObserver] = (),
+        max_bandwidth: int | None = None,
+    ) -> None:
+        self.core = core
+        self._clock = clock
+        self._data_plane = data_plane
+        self._peer_transports = {transport.transport: transport for transport in peer_transports}
+        self._authenticator = authenticator
+        self._policies = tuple(policies)
+        self._observers = list(observers)
+        self._max_bandwidth = max_bandwidth
+        # A client is held for the time of one call at least, so that its answer finds the way back; beyond it only
+        # while the core holds its path too, or a flood of spoofed sources would fill the table. The doubtful ones
+        # are looked at last.
+        self._clients: dict[Path, IClientPath] = {}
+        self._doubtful: list[Path] = []
+        self._depth = 0
+        self._flows: dict[tuple[IRelay, int], Flow] = {}
+        self._reserved: dict[IRelay, TransportAddress] = {}
+        self._exhausted = False
+        self._pump = Pump(core, clock, self._perform)
+        self._perform_by_type: dict[type, Callable[[Any], None]] = {
+            out.Send: self._send,
+            out.Deliver: self._deliver,
+            out.SendToPeer: self._send_to_peer,
+            out.InstallFlow: self._install_flow,
+            out.RemoveFlow: self._remove_flow,
+            out.AuthenticateUser: self._authenticate,
+            out.OpenRelay: self._open_relay,
+            out.CloseRelay: self._close_relay,
+        }
+
+    # --- what listeners call (IRelayService) --------------------------------------------------------------------------
+
+    def receive(self, client: IClientPath, data: bytes) -> None:
+        path = client.path
+        if path not in self._clients:
+            self._clients[path] = client
+            self._doubtful.append(path)
+        self._tell_core(self.core.receive, path, data)
+
+    def path_closed(self, client: IClientPath) -> None:
+        self._tell_core(self.core.path_closed, client.path)
+        self._clients.pop(client.path, None)
+
+    def has_allocation(self, client: IClientPath) -> bool:
+        return self.core.allocation_of(client.path) is not None
+
+    # --- what relays call (IRelayReceiver) ----------------------------------------------------------------------------
+
+    def peer_datagram(self, relay: IRelay, peer: TransportAddress, data: bytes) -> None:
+        self._tell_core(self.core.receive_from_peer, relay, peer, data)
+
+    def peer_error(self, relay: IRelay, peer: TransportAddress, icmp_type: int, icmp_code: int, data: int) -> None:
+        self._tell_core(self.core.peer_error, relay, peer, icmp_type, icmp_code, data)
+
+    def relay_failed(self, relay: IRelay) -> None:
+        self._tell_core(self.core.relay_failed, relay)
+
+    # --- what the operator calls --------------------------------------------------------------------------------------
+
+    def add_observer(self, observer: IAllocationObserver) -> None:
+        self._observers.append(observer)
+
+    def end_user(self, username: str) -> None:
+        """End every allocation of a user whose right to them was withdrawn."""
+        self._tell_core(self.core.end_user, username, out.EndReason.REVOKED)
+
+    def peer_rules_changed(self) -> None:
+        """The peer rules or a policy changed its mind: ask again about every permission and channel there is."""
+        self._tell_core(self.core.peer_rules_changed)
+
+    def close(self) -> None:
+        """End every allocation and stop the clock. Listeners are to be closed before, the data plane after."""
+        self._tell_core(self.core.shutdown)
+        self._pump.stop()
+        self._clients.clear()
+
+    # --- carrying out -------------------------------------------------------------------------------------------------
+
+    def _tell_core(self, verb: Callable[..., None], *arguments: Any) -> None:
+        # Whatever a client or a peer can make the core stumble over must not end the listener or relay that called us.
+        self._depth += 1
+        try:
+            verb(*arguments, self._clock.seconds())
+        except Exception:
+            self._log.failure("the TURN core failed in {verb}", verb=verb.__name__)
+        self._pump.run()
+        self._depth -= 1
+        # An answer that comes at once calls us from within the pump, where outputs may still be waiting for their
+        # client.
+        if self._doubtful and not self._depth:
+            for path in self._doubtful:
+                if not self.core.holds(path):
+                    self._clients.pop(path, None)
+            self._doubtful.clear()
+
+    def _perform(self, output: Any) -> None:
+        perform = self._perform_by_type.get(type(output))
+        if perform is not None:
+            perform(output)
+        else:
+            self._observe(output)
+
+    def _observe(self, event: Any) -> None:
+        for observer in self._observers:
+            try:
+                observer.observe(event)
+            except Exception:
+                self._log.failure("an observer failed on {kind}", kind=type(event).__name__)
+        if isinstance(event, out.AllocationEnded):
+            self._doubtful.append(event.path)
+
+    def _send(self, output: out.Send) -> None:
+        client = self._clients.get(output.path)
+        if client is None:
+            return  # closed while the answer was under way
+        if output.source is None and output.destination is None:
+            client.send(output.data)
+        else:
+            server, origin = output.path.five_tuple.server, output.path.client
+            client.send_from(output.source or server, output.destination or origin, output.data)
+
+    def _deliver(self, output: out.Deliver) -> None:
+        relay: Any = output.relay
+        client = self._clients.get(output.path)
+        within = relay.limit is None or relay.limit.take(output.size, self._clock.seconds())
+        if client is not None and within and client.send(output.data):
+            relay.counters.received_packets += 1
+            relay.counters.received_bytes += output.size
+        else:
+            relay.counters.dropped += 1
+
+    def _send_to_peer(self, output: out.SendToPeer) -> None:
+        relay: Any = output.relay
+        relay.send(output.peer, output.data, output.dont_fragment)
+
+    def _install_flow(self, output: out.InstallFlow) -> None:
+        relay: Any = output.relay
+        flow = Flow(self._clients[output.path], output.number, relay, output.peer)
+        self._flows[relay, output.number] = flow
+        self._data_plane.install_flow(flow)
+
+    def _remove_flow(self, output: out.RemoveFlow) -> None:
+        relay: Any = output.relay
+        flow = self._flows.pop((relay, output.number), None)
+        if flow is not None:
+            self._data_plane.remove_flow(flow)
+
+    def _close_relay(self, output: out.CloseRelay) -> None:
+        relay: Any = output.relay
+        self._reserved.pop(relay, None)
+        relay.close()
+
+    def _answer(self, request: out.AuthenticateUser | out.OpenRelay, result: Any) -> None:
+        self._doubtful.append(request.path)
+        self._tell_core(self.core.answer, request.id, result)
+
+    def _authenticate(self, request: out.AuthenticateUser) -> None:
+        def failed(failure: Failure) -> None:
+            self._log.failure("authentication failed to give an answer", failure)
+            self._answer(request, out.NotAuthenticated())
+
+        answered = self._authenticator.authenticate(request)
+        answered.addCallbacks(lambda result: self._answer(request, result), failed)
+
+    # --- opening relayed addresses ------------------------------------------------------------------------------------
+
+    def _open_relay(self, request: out.OpenRelay) -> None:
+        def failed(failure: Failure) -> None:
+            self._log.failure("could not decide on an allocation", failure)
+            self._answer(request, out.RelayRefused(500))
+
+        decided = Deferred.fromCoroutine(self._decide_and_open(request))
+        decided.addCallbacks(lambda result: self._answer(request, result), failed)
+
+    async def _decide_and_open(self, request: out.OpenRelay) -> out.RelayOpened | out.RelayRefused:
+        for policy in self._policies:
+            refusal = policy.may_allocate(request)
+            if isinstance(refusal, Deferred):
+                refusal = await refusal
+            if refusal is not None:
+                return refusal
+        limit = self._limit_for(request.username)
+        if request.reservation is not None:
+            reserved: Any = request.reservation
+            reserved.limit = limit
+            return out.RelayOpened(relays=((reserved, self._reserved.pop(reserved)),))
+        transport = self._peer_transports.get(request.transport)
+        if transport is None:
+            return out.RelayRefused(442)
+        return await self._open_families(transport, request, limit)
+
+    async def _open_families(
+        self, transport: IPeerTransport, request: out.OpenRelay, limit: TokenBucket | None
+    ) -> out.RelayOpened | out.RelayRefused:
+        relays: list[tuple[IRelay, TransportAddress]] = []
+        failed = reserved_relay = None
+        try:
+            for family in request.families:
+                try:
+                    relay, advertised, reserved = await transport.open(
+                        family, self, even_port=request.even_port, reserve_next=request.reserve_next
+                    )
+                except RelayUnavailable as unavailable:
+                    self._note_unavailable(unavailable)
+                    failed = (family, 508)
+                    continue
+                relay.limit = limit
+                relays.append((relay, advertised))
+                if reserved is not None:
+                    reserved_relay, self._reserved[reserved_relay] = reserved[0], reserved[1]
+        except BaseException:
+            for relay, _ in relays:
+                relay.close()
+            raise
+        if not relays:
+            return out.RelayRefused(508)
+        self._exhausted = False
+        return out.RelayOpened(relays=tuple(relays), failed=failed, reserved=reserved_relay)
+
+    def _limit_for(self, username: str) -> TokenBucket | None:
+        opinions = [policy.bandwidth(username) for policy in self._policies]
+        rates = [rate for rate in (self._max_bandwidth, *opinions) if rate is not None]
+        if not rates:
+            return None
+        rate = min(rates)
+        return TokenBucket(rate, max(rate, _SMALLEST_BURST), self._clock.seconds())
+
+    def _note_unavailable(self, unavailable: RelayUnavailable) -> None:
+        # Once until it works again: whoever runs us out of descriptors must not fill the log as well.
+        if not self._exhausted:
+            self._exhausted = True
+            self._log.error(
+                "no relayed address could be opened: {reason}; new allocations are answered 508, the others go on",
+                reason=str(unavailable),
+            )

@@ -1,0 +1,134 @@
+"""The observers that come with relayd: the allocation log and the totals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import Logger, formatEvent
+
+from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
+from relayd.interfaces import Counters
+from relayd.observers.log import HumanLog, JsonLines
+from relayd.observers.totals import Totals
+from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason, RequestRefused
+
+RELAYED = TransportAddress.parse("192.0.2.9", 50000)
+PATH = Path(
+    FiveTuple(TransportAddress.parse("198.51.100.7", 4000), TransportAddress.parse("192.0.2.1", 3478), 17),
+    AppConnection.UDP,
+)
+
+
+class StubRelay:
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.counters.sent_packets, self.counters.sent_bytes = 3, 600
+        self.counters.received_packets, self.counters.received_bytes = 2, 400
+        self.counters.dropped = 1
+
+
+def created(relay: StubRelay, username: str = "alice", session: str = "0123456789ab") -> AllocationCreated:
+    return AllocationCreated(session, PATH, username, ((relay, RELAYED),), 17, 600)
+
+
+def ended(relay: StubRelay, username: str = "alice", session: str = "0123456789ab") -> AllocationEnded:
+    return AllocationEnded(session, PATH, username, ((relay, RELAYED),), EndReason.DELETED, 12.25)
+
+
+def json_lines() -> tuple[JsonLines, list[str]]:
+    lines: list[str] = []
+    return JsonLines(lines.append, Clock()), lines
+
+
+def test_json_line_at_the_end_tells_everything() -> None:
+    """The line of an allocation's end gives session, user, path, relayed address, traffic both ways and the reason."""
+    log, lines = json_lines()
+    log.observe(ended(StubRelay()))
+    assert json.loads(lines[0]) == {
+        "time": 0.0,
+        "event": "allocation-ended",
+        "session": "0123456789ab",
+        "user": "alice",
+        "app_connection": "udp",
+        "client": "198.51.100.7:4000",
+        "server": "192.0.2.1:3478",
+        "transport": 17,
+        "relayed": ["192.0.2.9:50000"],
+        "reason": "deleted",
+        "duration": 12.25,
+        "sent_packets": 3,
+        "sent_bytes": 600,
+        "received_packets": 2,
+        "received_bytes": 400,
+        "dropped": 1,
+    }
+
+
+def test_one_line_an_event_whatever_the_user_name() -> None:
+    """A user name with newlines, quotes, NUL and formats stays inside its field, in both kinds of log."""
+    hostile = 'x\nallocation 0 ended: \r\0"%n{session}\u2028\x1b[2J'
+    log, lines = json_lines()
+    log.observe(created(StubRelay(), hostile))
+    assert lines[0].count("\n") == 1 and lines[0].endswith("\n")
+    assert json.loads(lines[0])["user"] == hostile
+
+    events: list[Any] = []
+    HumanLog(Logger(namespace="test", observer=events.append)).observe(created(StubRelay(), hostile))
+    text = formatEvent(events[0])
+    assert text.isprintable()
+    assert "{session}" in text
+
+
+def test_human_line_tells_reason_and_traffic() -> None:
+    """The line for people says who, where, how much and why it ended."""
+    events: list[Any] = []
+    HumanLog(Logger(namespace="test", observer=events.append)).observe(ended(StubRelay()))
+    text = formatEvent(events[0])
+    for part in (
+        "0123456789ab",
+        "deleted",
+        "'alice'",
+        "198.51.100.7:4000->192.0.2.1:3478/udp",
+        "192.0.2.9:50000",
+        "3 packets",
+    ):
+        assert part in text
+
+
+def test_a_full_disk_is_told_once() -> None:
+    """A log that cannot be written loses lines and says so once; it never raises."""
+    calls = 0
+
+    def write(line: str) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError(28, "No space left on device")
+
+    log = JsonLines(write, Clock())
+    for _ in range(3):
+        log.observe(created(StubRelay()))
+    assert calls == 3
+
+
+def test_totals_follow_an_allocation_through_its_life() -> None:
+    """Traffic of a live allocation counts, and counts once when it has ended."""
+    totals, relay = Totals(), StubRelay()
+    totals.observe(created(relay))
+    assert totals.allocations[AppConnection.UDP] == 1
+    assert totals.traffic()[AppConnection.UDP].sent_packets == 3
+    relay.counters.sent_packets = 10
+    totals.observe(ended(relay))
+    assert not +totals.allocations
+    assert totals.traffic()[AppConnection.UDP].sent_packets == 10
+    assert totals.started[AppConnection.UDP] == 1
+    assert totals.ended[AppConnection.UDP, EndReason.DELETED] == 1
+
+
+def test_refusals_are_counted_by_code() -> None:
+    """Each refusal counts under its STUN error code and nothing else."""
+    totals = Totals()
+    for code in (401, 401, 403):
+        totals.observe(RequestRefused(PATH, 3, code))
+    assert totals.refused == {401: 2, 403: 1}
