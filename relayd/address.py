@@ -6,12 +6,14 @@ Addresses are packed bytes (4 or 16), so that they compare, hash and go into STU
 from __future__ import annotations
 
 import ipaddress
+import re
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from relayd.errors import DecodeError
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
+_ZONE_NUMBER = re.compile(r"[0-9]{1,9}")  # an interface index: always fits 32 bits
 
 
 class Family(IntEnum):
@@ -44,9 +46,7 @@ class AppConnection(StrEnum):
 
 
 class TransportAddress(NamedTuple):
-    """An IP address and a port. `ip` is 4 or 16 bytes in network order; `scope` is the zone of a link-local IPv6
-    address.
-    """
+    """An IP address and a port. `ip` is 4 or 16 bytes in network order, `scope` the zone of link-local IPv6."""
 
     ip: bytes
     port: int
@@ -54,7 +54,10 @@ class TransportAddress(NamedTuple):
 
     @classmethod
     def parse(cls, host: str, port: int, scope: int = 0) -> TransportAddress:
-        """From an address in text; IPv4-mapped IPv6 becomes IPv4. Raises DecodeError for anything but an address."""
+        """From an address in text; IPv4-mapped IPv6 becomes IPv4. Raises DecodeError for anything but an address.
+
+        A zone in `host` counts if it is a number; a name ("%eth0") cannot be resolved here, and `scope` holds instead.
+        """
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
@@ -65,7 +68,7 @@ class TransportAddress(NamedTuple):
         if packed.startswith(_IPV4_MAPPED):
             return cls(packed[12:], port)
         zone = getattr(address, "scope_id", None)
-        return cls(packed, port, int(zone) if zone is not None and zone.isdigit() else scope)
+        return cls(packed, port, int(zone) if zone is not None and _ZONE_NUMBER.fullmatch(zone) else scope)
 
     @property
     def family(self) -> Family:
@@ -84,9 +87,7 @@ class TransportAddress(NamedTuple):
 
 
 class FiveTuple(NamedTuple):
-    """The transport connection between a client and us (RFC 8656 section 2.2). `transport` is the IP protocol: 17 or
-    6.
-    """
+    """The connection between a client and us (RFC 8656 section 2.2). `transport` is the IP protocol: 17 or 6."""
 
     client: TransportAddress
     server: TransportAddress
