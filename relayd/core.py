@@ -41,7 +41,8 @@ class Deadlines(Generic[Key]):
     """At most one deadline per key: set, move, cancel, and take what is due in order of time.
 
     Moving a deadline later (a refresh) is the common case and costs one dictionary write: the heap keeps the older
-    entry, which is re-filed when it surfaces.
+    entry, which is re-filed when it surfaces. So every key has one heap entry that counts, the one in `_filed`, never
+    later than its deadline; all others are dead.
     """
 
     def __init__(self) -> None:
@@ -64,11 +65,11 @@ class Deadlines(Generic[Key]):
         filed = self._filed.get(key)
         if filed is None or when < filed:
             self._file(key, when)
+            self._limit_heap()
 
     def cancel(self, key: Key) -> None:
         self._when.pop(key, None)
-        if len(self._heap) > 2 * len(self._when) + _SLACK:
-            self._refile()
+        self._limit_heap()
 
     def next(self) -> float | None:
         """The earliest deadline, or None. Sheds entries that were moved or cancelled."""
@@ -91,8 +92,10 @@ class Deadlines(Generic[Key]):
             del self._filed[key], self._when[key]
             yield key
 
-    def _refile(self) -> None:
-        # Cancelled entries would otherwise stay until their time comes: 600 s of deleted allocations add up.
+    def _limit_heap(self) -> None:
+        # Dead entries would otherwise stay until their time comes: 600 s of deleted allocations add up.
+        if len(self._heap) <= 2 * len(self._when) + _SLACK:
+            return
         self._filed.clear()
         self._heap.clear()
         for key, when in self._when.items():
