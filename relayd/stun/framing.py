@@ -1,4 +1,4 @@
-"""ChannelData (RFC 8656 section 12.4), and where messages end in a byte stream (section 12.5, RFC 8489 section 6.2.2)."""
+"""ChannelData (RFC 8656 section 12.4), and where messages end in a stream (section 12.5, RFC 8489 section 6.2.2)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def encode_channel_data(number: int, payload: bytes, *, padded: bool) -> bytes:
 
 
 def decode_channel_data(data: bytes) -> tuple[int, bytes]:
-    """The channel number and payload of one ChannelData message. The length field counts, not the size of `data`: padding
-    may follow even in a datagram. Raises DecodeError.
+    """The channel number and payload of one ChannelData message. The length field counts, not the size of `data`:
+    padding may follow even in a datagram. Raises DecodeError.
     """
     if len(data) < CHANNEL_HEADER_SIZE:
         raise DecodeError("shorter than a ChannelData header")
@@ -37,10 +37,10 @@ def decode_channel_data(data: bytes) -> tuple[int, bytes]:
 
 
 class StreamSplitter:
-    """Cuts a byte stream into STUN and ChannelData messages. Holds at most one incomplete message (65,556 bytes) back.
+    """Cuts a byte stream into STUN and ChannelData messages. Holds back one incomplete message: less than 65,552 bytes.
 
-    ChannelData comes out without its padding. Bytes that can begin neither are a DecodeError as soon as they can be told,
-    and the stream is then of no further use.
+    ChannelData comes out without its padding. Bytes that can begin neither are a DecodeError as soon as they can be
+    told, and the stream is then of no further use.
     """
 
     __slots__ = ("_pending",)
@@ -56,7 +56,8 @@ class StreamSplitter:
     def receive(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes, in order.
 
-        Raises DecodeError for what is no TURN stream; messages before the offending byte in the same `data` are lost with it.
+        Raises DecodeError for what is no TURN stream; messages before the offending byte in the same `data` are lost
+        with it.
         """
         if self._pending:
             data = self._pending + data

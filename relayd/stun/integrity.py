@@ -1,4 +1,4 @@
-"""Keys, message integrity and fingerprints (RFC 8489 sections 9.2.2, 14.4 to 14.7). Prepared text comes in, bytes go out."""
+"""Keys, message integrity and fingerprints (RFC 8489 sections 9.2.2, 14.4 to 14.7). Prepared text in, bytes out."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ class IntegrityProof:
         self.digest = digest  # "sha1" or "sha256"
 
     def matches(self, key: bytes) -> bool:
-        """Whether `key` made this MAC; in constant time. A truncated SHA-256 is compared as far as it goes."""
-        expected = hmac.digest(key, self.covered, self.digest)
-        return hmac.compare_digest(expected[: len(self.mac)], self.mac)
+        """Whether `key` made this MAC, the whole of it; compared in constant time."""
+        return hmac.compare_digest(hmac.digest(key, self.covered, self.digest), self.mac)
 
 
 def long_term_key(algorithm: PasswordAlgorithm, username: str, realm: str, password: str) -> bytes:

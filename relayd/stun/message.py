@@ -1,7 +1,7 @@
 """STUN messages as values: reading and writing whole messages (RFC 8489 section 5), without judging what they ask for.
 
-`decode` reads the frame of a message and leaves its attribute values as bytes: they are decoded when asked for, so a message that
-is refused early costs little. Order and repeats are kept.
+`decode` reads the frame of a message and leaves its attribute values as bytes: they are decoded when asked for, so a
+message that is refused early costs little. Order and repeats are kept.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from relayd.stun.integrity import IntegrityProof, fingerprint
 HEADER_SIZE = 20
 TRANSACTION_ID_SIZE = 12
 MAX_MESSAGE = HEADER_SIZE + 0xFFFC  # bytes; the length field is a multiple of four
+MAX_ATTRIBUTES = 0xFFFC - 44  # bytes of a message that we write: leaves room for integrity (4 + 32) and fingerprint (8)
 
 _HEADER = struct.Struct("!HHI12s")
 _TLV = struct.Struct("!HH")
@@ -29,7 +30,8 @@ _MI = a.MESSAGE_INTEGRITY.code
 _MI_SHA256 = a.MESSAGE_INTEGRITY_SHA256.code
 _FINGERPRINT = a.FINGERPRINT.code
 _SHA1_SIZE = 20
-_SHA256_SIZES = range(16, 33, 4)  # RFC 8489 section 14.6: may be truncated, to no less than 16
+# RFC 8489 section 14.6: truncated only where the usage of STUN allows it, and neither RFC 8656 nor RFC 5780 does.
+_SHA256_SIZE = 32
 
 T = TypeVar("T")
 
@@ -55,22 +57,26 @@ class Method(IntEnum):
     CHANNEL_BIND = 0x009
 
 
+_CLASSES = tuple(Class)
+_CLASS_BITS = (0x000, 0x010, 0x100, 0x110)
+
+
 def pack_type(method: int, cls: Class) -> int:
     """Interleave method and class into the 14-bit message type (RFC 8489 figure 3)."""
-    return method & 0xF | (method & 0x70) << 1 | (method & 0xF80) << 2 | (cls & 1) << 4 | (cls & 2) << 7
+    return (method & 0xF80) << 2 | (method & 0x70) << 1 | method & 0xF | _CLASS_BITS[cls]
 
 
 def unpack_type(value: int) -> tuple[int, Class]:
     """The method and class of a message type."""
     method = value & 0xF | (value & 0xE0) >> 1 | (value & 0x3E00) >> 2
-    return method, Class((value & 0x10) >> 4 | (value & 0x100) >> 7)
+    return method, _CLASSES[(value & 0x10) >> 4 | (value & 0x100) >> 7]
 
 
 class Message:
     """One received message. `attributes` are those that count, in order, as (type, raw value).
 
-    What follows message integrity does not count (RFC 8489 sections 14.5 and 14.6) and is not in it; neither are the integrity
-    and fingerprint attributes themselves.
+    What follows message integrity does not count (RFC 8489 sections 14.5 and 14.6) and is not in it; neither are the
+    integrity and fingerprint attributes themselves.
     """
 
     __slots__ = ("method", "cls", "transaction_id", "attributes", "_raw", "_sha1_at", "_sha256_at")
@@ -173,7 +179,7 @@ def decode(data: bytes) -> Message:
                 raise DecodeError("wrong fingerprint")
         elif code == _MI_SHA256:
             if not sha256_at:
-                if length not in _SHA256_SIZES:
+                if length != _SHA256_SIZE:
                     raise DecodeError("wrong size of MESSAGE-INTEGRITY-SHA256")
                 sha256_at = at
         elif sha256_at or sha1_at:
@@ -201,21 +207,22 @@ def encode(
 ) -> bytes:
     """Write one message. With `key` it is signed with MESSAGE-INTEGRITY, or MESSAGE-INTEGRITY-SHA256 if `sha256`.
 
-    Padding is zeros. Raises ValueError where the attributes do not fit into 65,532 bytes.
+    Padding is zeros. Raises ValueError where the attributes, with their headers and padding, exceed MAX_ATTRIBUTES.
     """
-    parts = []
-    size = 0
+    parts: list[bytes] = []
     for attribute, value in attributes:
         raw = attribute.encode(value, transaction_id)
         length = len(raw)
-        parts.append(_TLV.pack(attribute.code, length) + raw + _PADDING[length & 3])
-        size += 4 + length + -length % 4
-    kind = pack_type(method, cls)
+        if length > MAX_ATTRIBUTES:
+            raise ValueError("attribute too long for a STUN message")
+        parts += _TLV.pack(attribute.code, length), raw, _PADDING[length & 3]
     body = b"".join(parts)
-    if size > 0xFFFC - 44:  # room for integrity and fingerprint
+    size = len(body)
+    if size > MAX_ATTRIBUTES:
         raise ValueError("attributes too long for one STUN message")
+    kind = pack_type(method, cls)
     if key is not None:
-        code, digest, mac_size = (_MI_SHA256, "sha256", 32) if sha256 else (_MI, "sha1", _SHA1_SIZE)
+        code, digest, mac_size = (_MI_SHA256, "sha256", _SHA256_SIZE) if sha256 else (_MI, "sha1", _SHA1_SIZE)
         size += 4 + mac_size
         covered = _HEADER.pack(kind, size, MAGIC_COOKIE, transaction_id) + body
         body += _TLV.pack(code, mac_size) + hmac.digest(key, covered, digest)
