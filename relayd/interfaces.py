@@ -251,8 +251,8 @@ class ITurnUser(Interface):
 class IStunCredentials(ICredentials):
     """What a client showed, for checkers that hold long-term keys (RFC 8489 section 9.2.2) and no passwords.
 
-    Such a checker lists this in `credentialInterfaces`. It may return an `ITurnUser` instead of a name as the avatar ID, and so
-    say when the credentials end.
+    Such a checker lists this in `credentialInterfaces`. Any checker may return an `ITurnUser` instead of a name as the
+    avatar ID, and so say when the credentials end.
     """
 
     name: str = Attribute("The user name, prepared by OpaqueString (RFC 8265).")
