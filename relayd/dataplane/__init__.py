@@ -1,1 +1,1 @@
-"""How packets move once it is decided where they go: the flows of architecture section 5 and the planes that hold them."""
+"""How packets move once it is decided where they go: the flows and the planes that hold them."""
