@@ -1,0 +1,76 @@
+"""Requests that wait for an answer from the shell: absorbing their retransmissions, and bounding how many there are."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from relayd.address import Path
+from relayd.errors import RemoteError
+from relayd.turn.transaction import Transaction
+
+MAX_PENDING = 10_000  # requests in all, about 1 KB each; reached only if a user database stalls
+MAX_PENDING_PER_PATH = 16  # requests; clients send the next one when they have the answer to the last
+PENDING_LIFETIME = 39.5  # seconds; RFC 8489 section 6.2.1: when a client gives a transaction up
+
+
+class Waiting(Protocol):
+    """What is common to all that waits."""
+
+    @property
+    def transaction(self) -> Transaction: ...
+
+
+Kind = TypeVar("Kind", bound=Waiting)
+
+
+class PendingTransactions(Generic[Kind]):
+    """What waits, by the id of the output that it waits for, and by path and transaction id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Kind] = {}
+        self._by_path: dict[Path, dict[bytes, int]] = {}
+        self._last_id = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def has_path(self, path: Path) -> bool:
+        """Whether anything waits on that path."""
+        return path in self._by_path
+
+    def is_pending(self, path: Path, transaction_id: bytes) -> bool:
+        """Whether this is the retransmission of a request that is being worked on."""
+        waiting = self._by_path.get(path)
+        return waiting is not None and transaction_id in waiting
+
+    def check_room(self, path: Path) -> None:
+        """Raises RemoteError 500, which tells the client to try again later, where too much waits already."""
+        if len(self._by_id) >= MAX_PENDING or len(self._by_path.get(path, ())) >= MAX_PENDING_PER_PATH:
+            raise RemoteError(500)
+
+    def add(self, waiting: Kind) -> int:
+        """Keep it; gives the id for the output that asks the shell."""
+        path = waiting.transaction.path
+        self._last_id += 1
+        self._by_id[self._last_id] = waiting
+        self._by_path.setdefault(path, {})[waiting.transaction.message.transaction_id] = self._last_id
+        return self._last_id
+
+    def remove(self, id: int) -> Kind | None:
+        """Take out what waited for that answer; None if nothing did, or no longer."""
+        waiting = self._by_id.pop(id, None)
+        if waiting is not None:
+            path = waiting.transaction.path
+            on_path = self._by_path[path]
+            del on_path[waiting.transaction.message.transaction_id]
+            if not on_path:
+                del self._by_path[path]
+        return waiting
+
+    def on(self, path: Path) -> list[tuple[int, Kind]]:
+        """All that waits on a path, with its ids."""
+        return [(number, self._by_id[number]) for number in self._by_path.get(path, {}).values()]
+
+    def all(self) -> list[tuple[int, Kind]]:
+        """All that waits, with its ids."""
+        return list(self._by_id.items())
