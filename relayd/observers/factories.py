@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from relayd.errors import ConfigurationError
@@ -12,7 +13,7 @@ from relayd.interfaces import IAllocationObserver, IAllocationObserverFactory
 from relayd.observers.log import HumanLog, JsonLines
 
 
-@implementer(IAllocationObserverFactory)
+@implementer(IPlugin, IAllocationObserverFactory)
 class JsonLinesFactory:
     observer_type = "json"
     help = (
@@ -35,7 +36,7 @@ class JsonLinesFactory:
         return JsonLines(file.write, reactor)
 
 
-@implementer(IAllocationObserverFactory)
+@implementer(IPlugin, IAllocationObserverFactory)
 class HumanLogFactory:
     observer_type = "log"
     help = "One line in the Twisted log when an allocation starts and when it ends; what --log-format human gives."

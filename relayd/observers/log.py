@@ -51,8 +51,8 @@ class HumanLog:
             counters = sum_counters(event.relays)
             self._log.info(
                 "allocation {session} ended: {reason} after {duration:.1f} s, user {user!r}, {path}, "
-                "relayed {relayed}, {sent_packets} packets ({sent_bytes} bytes) to peers, {received_packets} ({received_bytes}) back, "
-                "{dropped} dropped",
+                "relayed {relayed}, {sent_packets} packets ({sent_bytes} bytes) to peers, "
+                "{received_packets} ({received_bytes}) back, {dropped} dropped",
                 session=event.session_id,
                 reason=event.reason.value,
                 duration=event.duration,

@@ -71,7 +71,7 @@ def test_one_line_an_event_whatever_the_user_name() -> None:
     hostile = 'x\nallocation 0 ended: \r\0"%n{session}\u2028\x1b[2J'
     log, lines = json_lines()
     log.observe(created(StubRelay(), hostile))
-    assert lines[0].count("\n") == 1 and lines[0].endswith("\n")
+    assert lines[0].index("\n") == len(lines[0]) - 1
     assert json.loads(lines[0])["user"] == hostile
 
     events: list[Any] = []
