@@ -1,15 +1,28 @@
-"""What the operator configured, as values. The command line and the TOML file are read in `relayd.tap`; nothing is opened here."""
+"""What the operator configured, as values: the settings, and the readers of their texts. Nothing is opened here.
+
+The command line (`relayd.tap`) and the TOML file (`relayd.configfile`) give the same texts under the same names, so one
+table reads both. A text that does not read raises `ConfigurationError` without saying where it stood: the caller knows.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from relayd.address import Family, TransportAddress
+from relayd.errors import ConfigurationError, DecodeError
+from relayd.turn.peer_rules import Network, parse_cidr
+
+DEFAULT_PORT = 3478  # RFC 8656 section 2.1: TURN over UDP and TCP
+MAX_REALM = 127  # characters; RFC 8489 section 14.9 asks for fewer than 128
+LOG_FORMATS = ("human", "json")
 
 
 @dataclass(frozen=True, slots=True)
 class RelayAddress:
-    """One local IP address to relay from. `advertised` differs from `bound` behind a cloud's one-to-one NAT. Ports are 0."""
+    """One local IP address to relay from; ports are 0. `advertised` differs from `bound` behind a cloud's 1:1 NAT."""
 
     bound: TransportAddress
     advertised: TransportAddress
@@ -35,5 +48,131 @@ class ListenerSettings:
     first_message_timeout: float = 10.0  # seconds for the (D)TLS handshake and the first whole message
     idle_timeout: float = 60.0  # seconds without a whole message while there is no allocation
     max_connections: int = 10_000  # per listener
-    max_connections_per_source: int = 200  # per IPv4 address or IPv6 /64; a NAT's users share it, and one user may hold 50
+    # Per IPv4 address or IPv6 /64: a NAT's users share it, and one user may hold 50.
+    max_connections_per_source: int = 200
     trusted_proxies: tuple[str, ...] = field(default=())  # CIDRs whose word on the client's address is taken
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options, read. Fields carry the options' names; repeatable options are tuples, in the order given."""
+
+    listen: tuple[tuple[str, str], ...] = ()  # (KIND, ENDPOINT)
+    realm: str = "relayd"
+    relay_address: tuple[RelayAddress, ...] = ()
+    relay_ports: tuple[int, int] = (49152, 65535)  # RFC 8656 section 7.2: the dynamic range; inclusive
+    allow_peer: tuple[Network, ...] = ()
+    deny_peer: tuple[Network, ...] = ()
+    user_quota: int = 100  # allocations; twice the 50 of a busy test client, since UDP clients leave theirs to expire
+    total_quota: int = 0  # allocations; 0: as many as there are ports and descriptors
+    max_bandwidth: int = 0  # bytes a second for each allocation, both ways together; 0: unlimited
+    default_lifetime: int = 600  # seconds; RFC 8656 section 3.2, and libjuice relies on no less
+    max_lifetime: int = 3600  # seconds; the hour that RFC 8656 section 7.2 recommends
+    max_connections: int = 10_000
+    max_connections_per_source: int = 200
+    policy: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
+    observe: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
+    data_plane: str | None = None  # None: the best one that this platform has
+    log_format: str = "human"
+
+
+def _whole_number(lowest: int, unit: str) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) < lowest:
+            raise ConfigurationError(f"not a number of {unit}: write a whole number from {lowest} up")
+        return int(text)
+
+    return read
+
+
+def _listen(text: str) -> tuple[str, str]:
+    kind, separator, endpoint = text.partition("=")
+    # A colon before the equals sign: an endpoint with an argument of its own, and its KIND forgotten.
+    if not (kind and separator and endpoint) or ":" in kind:
+        raise ConfigurationError("not KIND=ENDPOINT: write turn=udp:3478:interface=192.0.2.1, or see --help-listen")
+    return kind, endpoint
+
+
+def _plugin(text: str) -> tuple[str, str]:
+    kind, _, arguments = text.partition(":")
+    if not kind:
+        raise ConfigurationError("not TYPE:ARGS: the type comes first, before any colon")
+    return kind, arguments
+
+
+def _ip(text: str) -> TransportAddress:
+    try:
+        address = TransportAddress.parse(text, 0)
+    except DecodeError:
+        raise ConfigurationError(f"{text!r} is not an IP address: write it in digits, such as 192.0.2.1") from None
+    if not any(address.ip):
+        raise ConfigurationError(f"{text} is every address: name the one that peers are to see")
+    return address
+
+
+def _relay_address(text: str) -> RelayAddress:
+    local, separator, public = text.partition("=")
+    bound = _ip(local.strip())
+    advertised = _ip(public.strip()) if separator else bound
+    if bound.family is not advertised.family:
+        raise ConfigurationError("one address is IPv4 and the other IPv6: both must be of one family")
+    return RelayAddress(bound, advertised)
+
+
+def _ports(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text, re.ASCII)
+    lowest, highest = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1024 <= lowest <= highest <= 65535:
+        raise ConfigurationError("not a range of ports: write LO-HI within 1024-65535, such as 49152-65535")
+    return lowest, highest
+
+
+def _realm(text: str) -> str:
+    if not 0 < len(text) <= MAX_REALM or not text.isprintable() or '"' in text:
+        raise ConfigurationError(
+            f"not a realm: write 1 to {MAX_REALM} printable characters, no quotes, such as a domain"
+        )
+    return text
+
+
+def _log_format(text: str) -> str:
+    if text not in LOG_FORMATS:
+        raise ConfigurationError(f"not a log format: one of {', '.join(LOG_FORMATS)}")
+    return text
+
+
+REPEATABLE: dict[str, Callable[[str], Any]] = {
+    "listen": _listen,
+    "relay-address": _relay_address,
+    "allow-peer": parse_cidr,
+    "deny-peer": parse_cidr,
+    "policy": _plugin,
+    "observe": _plugin,
+}
+"""Options that may be given several times, and what reads each text."""
+
+SINGLE: dict[str, Callable[[str], Any]] = {
+    "realm": _realm,
+    "relay-ports": _ports,
+    "user-quota": _whole_number(0, "allocations"),
+    "total-quota": _whole_number(0, "allocations"),
+    "max-bandwidth": _whole_number(0, "bytes a second"),
+    "default-lifetime": _whole_number(1, "seconds"),
+    "max-lifetime": _whole_number(1, "seconds"),
+    "max-connections": _whole_number(1, "connections"),
+    "max-connections-per-source": _whole_number(1, "connections"),
+    "data-plane": str,
+    "log-format": _log_format,
+}
+"""Options that are given once, and what reads each text."""
+
+
+def make_settings(read: dict[str, Any]) -> Settings:
+    """From read values by option name; what is missing keeps its default. ConfigurationError for a contradiction."""
+    settings = Settings(**{name.replace("-", "_"): value for name, value in read.items()})
+    if settings.default_lifetime > settings.max_lifetime:
+        raise ConfigurationError(
+            f"--default-lifetime {settings.default_lifetime} is longer than --max-lifetime {settings.max_lifetime}: "
+            "lower the one or raise the other"
+        )
+    return settings

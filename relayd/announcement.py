@@ -1,0 +1,96 @@
+"""What is printed at the start: what is listened on, how to use it, what moves the packets. Texts only."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable, Sequence
+
+from relayd import __version__
+from relayd.address import AppConnection, Family, TransportAddress
+from relayd.config import RelayAddress
+from relayd.defaults import OneUser
+from relayd.interfaces import IListener
+
+# URI scheme and transport by app_connection (RFC 7065). DTLS is TLS over UDP there.
+_URIS = {
+    AppConnection.UDP: ("turn", "udp"),
+    AppConnection.TCP: ("turn", "tcp"),
+    AppConnection.TLS: ("turns", "tcp"),
+    AppConnection.DTLS: ("turns", "udp"),
+}
+
+
+READY = "relayd: ready"
+
+
+def announcement(
+    listeners: Sequence[IListener],
+    relays: Sequence[RelayAddress],
+    data_plane_name: str,
+    on_loopback: bool,
+    one_user: OneUser | None,
+) -> list[str]:
+    """The lines to print; the last one is always `READY`."""
+    lines = [f"relayd {__version__}, data plane {data_plane_name}"]
+    lines += [f"relayd: listening on {listener.description}" for listener in listeners]
+    lines += [f"relayd: relaying from {_relaying(relay)}" for relay in relays]
+    lines += [f"relayd: {hint}" for hint in hints_about_nat(relays)]
+    if on_loopback:
+        lines.append(
+            "relayd: all is on loopback, so peers on loopback may be reached; --allow-peer or --deny-peer end that"
+        )
+    uris = turn_uris(listeners, relays)
+    if one_user is not None:
+        lines.append("relayd: no --auth was given, so there is one user, for this run; as an entry of iceServers:")
+        lines.append(ice_server(uris, one_user.username, one_user.credential))
+    elif uris:
+        lines.append(f"relayd: clients reach it at {' '.join(uris)}")
+    return [*lines, READY]
+
+
+def _relaying(relay: RelayAddress) -> str:
+    public = relay.advertised.host
+    return relay.bound.host if relay.bound == relay.advertised else f"{relay.bound.host}, known to clients as {public}"
+
+
+def turn_uris(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) -> list[str]:
+    """What clients write to reach these listeners; for a wildcard, the address that we relay from in that family."""
+    uris = []
+    for listener in listeners:
+        scheme, transport = _URIS.get(AppConnection(listener.app_connection), (None, None))
+        # The first address only: the others are for NAT behaviour discovery.
+        for address in listener.addresses[:1] if scheme else []:
+            host = _reachable(address, relays)
+            if host is not None:
+                uris.append(f"{scheme}:{host}:{address.port}?transport={transport}")
+    return uris
+
+
+def ice_server(uris: Sequence[str], username: str, credential: str) -> str:
+    """An entry of `iceServers`, as browsers take it, on one line of JSON."""
+    return json.dumps({"urls": list(uris), "username": username, "credential": credential})
+
+
+def hints_about_nat(relays: Iterable[RelayAddress]) -> list[str]:
+    """A line for each private address that clients will be told: behind a one-to-one NAT it leads nowhere."""
+    return [
+        f"{relay.advertised.host} is a private address: if this host is behind a NAT, "
+        f"give --relay-address {relay.bound.host}=PUBLIC-ADDRESS"
+        for relay in relays
+        if _is_private(relay.advertised)
+    ]
+
+
+def _is_private(address: TransportAddress) -> bool:
+    ip = ipaddress.ip_address(address.ip)
+    return ip.is_private and not ip.is_loopback and not ip.is_unspecified
+
+
+def _reachable(address: TransportAddress, relays: Sequence[RelayAddress]) -> str | None:
+    if not any(address.ip):
+        known = [relay.advertised for relay in relays if relay.family is address.family]
+        if not known:
+            return None
+        address = known[0]
+    return f"[{address.host}]" if address.family is Family.IPV6 else address.host

@@ -1,0 +1,86 @@
+"""What holds where the operator said nothing: ways in, addresses to relay from, a user. Opens nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
+
+from relayd.address import Family, TransportAddress
+from relayd.config import DEFAULT_PORT, RelayAddress
+from relayd.errors import ConfigurationError, DecodeError
+from relayd.listeners.endpoint import split_arguments
+from relayd.local_addresses import default_source, has_ipv6_loopback
+from relayd.turn.peer_rules import parse_cidr
+
+LOOPBACK = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
+# Endpoint types whose interface can be read off the description, with the one that they take when none is written.
+_DEFAULT_INTERFACES = {"udp": "0.0.0.0", "dtls": "0.0.0.0", "tcp": "0.0.0.0", "ssl": "0.0.0.0", "tcp6": "::"}
+_PASSWORD_BYTES = 15  # 120 bits of entropy, 20 characters of base64
+
+
+def default_ways_in() -> tuple[tuple[str, str], ...]:
+    """What is listened on without --listen: UDP and TCP on loopback, in each family that there is."""
+    hosts = ["127.0.0.1", r"\:\:1"] if has_ipv6_loopback() else ["127.0.0.1"]
+    return tuple(
+        ("turn", f"{transport}:{DEFAULT_PORT}:interface={host}") for host in hosts for transport in ("udp", "tcp")
+    )
+
+
+def interface_of(endpoint: str) -> TransportAddress | None:
+    """The address (port 0) on which an endpoint listens, all zeros for a wildcard; None where the text does not tell.
+
+    It does not tell for unix sockets, inherited ones, and endpoints of third parties, for example.
+    """
+    positional, options = split_arguments(endpoint)
+    if positional[0] not in _DEFAULT_INTERFACES or len(positional) > 2:
+        return None
+    try:
+        return TransportAddress.parse(options.get("interface") or _DEFAULT_INTERFACES[positional[0]], 0)
+    except DecodeError:
+        return None
+
+
+def default_relay_addresses(interfaces: Sequence[TransportAddress | None]) -> tuple[RelayAddress, ...]:
+    """Relay from where we listen; where that is every address, or unknown, from where packets to the outside leave."""
+    found: dict[TransportAddress, RelayAddress] = {}
+    for interface in interfaces:
+        families = list(Family) if interface is None else [interface.family]
+        for family in families:
+            named = interface is not None and any(interface.ip)
+            address = interface if named else default_source(family)
+            if address is not None:
+                found[address] = RelayAddress(address, address)
+    if not found:
+        raise ConfigurationError(
+            "no address to relay from: this host has no route to the outside: give --relay-address ADDRESS"
+        )
+    return tuple(found.values())
+
+
+def is_confined_to_loopback(interfaces: Sequence[TransportAddress | None], relays: Sequence[RelayAddress]) -> bool:
+    """Whether clients can only be on this host, and relayed addresses are of use on this host only.
+
+    Both are asked: a web proxy in front makes a loopback listener public, and then relays from a public address.
+    """
+    hosts = [*interfaces, *(relay.bound for relay in relays)]
+    return all(host is not None and is_loopback(host) for host in hosts)
+
+
+def is_loopback(address: TransportAddress) -> bool:
+    return address.ip[:1] == b"\x7f" if address.family is Family.IPV4 else address.ip == bytes(15) + b"\x01"
+
+
+class OneUser:
+    """A user for this run: an open relay must not come about by leaving something out."""
+
+    def __init__(self) -> None:
+        self.username = f"user-{secrets.token_hex(3)}"
+        self.credential = secrets.token_urlsafe(_PASSWORD_BYTES)
+
+    def checker(self) -> ICredentialsChecker:
+        checker = InMemoryUsernamePasswordDatabaseDontUse()
+        # Text, as the memory: plugin does it, whatever the annotation says.
+        checker.addUser(self.username, self.credential)  # type: ignore[arg-type]
+        return checker
