@@ -14,9 +14,7 @@ from relayd.address import TransportAddress
 from relayd.errors import ConfigurationError
 from relayd.listeners.endpoint import Endpoint, cannot_listen, split_arguments
 
-IN_TWISTED = CannotListenError(  # type: ignore[no-untyped-call]
-    "127.0.0.1", 80, OSError(errno.EACCES, "Permission denied")
-)
+IN_TWISTED = CannotListenError("127.0.0.1", 80, OSError(errno.EACCES, "Permission denied"))
 
 
 def test_defaults() -> None:
@@ -40,7 +38,7 @@ def test_colons_of_an_ipv6_address_are_escaped() -> None:
 @given(st.text())
 def test_whatever_twisted_quotes_comes_back(value: str) -> None:
     """Any value that quoteStringArgument wrote is read back unchanged."""
-    quoted = quoteStringArgument(value)  # type: ignore[no-untyped-call]
+    quoted = quoteStringArgument(value)
     positional, options = split_arguments(f"udp:a:path={quoted}")
     assert positional == ["udp", "a"]
     assert options == {"path": value}

@@ -1,0 +1,51 @@
+"""Counts connections, in total and for each source, and says when there are enough."""
+
+from __future__ import annotations
+
+from relayd.address import TransportAddress
+from relayd.config import ListenerSettings
+
+
+def source_of(client: TransportAddress) -> bytes:
+    """What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from."""
+    return client.ip if len(client.ip) == 4 else client.ip[:8]
+
+
+class Admission:
+    """The connections of one listener. Keeps nothing about sources that have left.
+
+    `enter` and `leave` as connections come and go; `claim` and `release` once their source is known.
+    """
+
+    def __init__(self, settings: ListenerSettings) -> None:
+        self._most = settings.max_connections
+        self._most_per_source = settings.max_connections_per_source
+        self._by_source: dict[bytes, int] = {}
+        self.total = 0
+
+    def enter(self) -> bool:
+        """Count one connection; False, and not counted, if there are too many."""
+        if self.total >= self._most:
+            return False
+        self.total += 1
+        return True
+
+    def leave(self) -> None:
+        """Take back one `enter`."""
+        self.total -= 1
+
+    def claim(self, source: bytes) -> bool:
+        """Count one connection of that source; False, and not counted, if it has too many."""
+        count = self._by_source.get(source, 0)
+        if count >= self._most_per_source:
+            return False
+        self._by_source[source] = count + 1
+        return True
+
+    def release(self, source: bytes) -> None:
+        """Take back one `claim`."""
+        count = self._by_source[source] - 1
+        if count:
+            self._by_source[source] = count
+        else:
+            del self._by_source[source]

@@ -1,0 +1,236 @@
+"""One TURN client on a byte stream: cuts messages out of what arrives, and joins what is to be written.
+
+Only whole messages count as a sign of life, so that a slow drip of bytes is none. A client that does not read has its
+datagrams dropped, as UDP would, and is disconnected when it leaves more than `MAX_OWED` of responses unread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
+from relayd.errors import DecodeError
+from relayd.interfaces import IClientPath
+from relayd.listeners.admission import source_of
+from relayd.stun.framing import StreamSplitter, encode_channel_data
+
+if TYPE_CHECKING:
+    from relayd.listeners.stream import StreamListener
+
+TCP = 6  # IP protocol number
+
+CLOSE_GRACE = 2.0  # seconds for what was written to leave, and for a TLS client's close_notify
+MAX_JOINED = 65_536  # bytes written at once; also what a transport of Twisted buffers before it pauses its producer
+MAX_OWED = 65_536  # bytes of responses that a client may leave unread on top of that: several hundred of them
+
+LOCAL_NETWORK = bytes.fromhex("0100000000000000")  # 100::/64, the discard prefix (RFC 6666): never anybody's address
+_LOCAL_SERVER = TransportAddress(LOCAL_NETWORK + bytes(8), 0)
+
+
+def ip_address(address: object) -> TransportAddress | None:
+    """None for what is no IP address, such as a Unix socket. Raises DecodeError."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return TransportAddress.parse(address.host, address.port)
+    return None
+
+
+@implementer(IClientPath, IPushProducer)
+class StreamClient(Protocol):
+    """One connection, and the path of its client."""
+
+    path: Path  # set by `_identify`, before anybody sees this object
+
+    def __init__(self, listener: StreamListener) -> None:
+        self.flows: dict[int, Any] = {}
+        self._listener = listener
+        self._service = listener.service
+        self._splitter = StreamSplitter()
+        self._waiting: list[bytes] = []  # for the one write at the end of this turn
+        self._waiting_size = 0
+        self._owed = 0
+        self._since = 0.0  # when it connected, was last seen alive by a sweep, or began to close
+        self._source: bytes | None = None
+        self._admitted = self._identified = self._receiving = False
+        self._paused = self._closing = self._heard = self._spoke = False
+
+    # --- what the transport calls ---
+
+    def connectionMade(self) -> None:
+        self._since = self._listener.clock.seconds()
+        self._listener.connected(self)
+        self._admitted = not self._listener.closing and self._listener.admission.enter()
+        if not self._admitted:
+            self.abort()
+            return
+        transport: Any = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        # Behind a proxy the client's address comes ahead of its first bytes.
+        if not self._listener.behind_proxy:
+            self._identify()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._ready():
+            return
+        try:
+            messages = self._splitter.receive(data)
+        except DecodeError:
+            self.abort()
+            return
+        if not messages:
+            return
+        self._heard = self._receiving = True
+        flows = self.flows
+        for message in messages:
+            first = message[0]
+            if first >= 0x40:
+                flow = flows.get(first << 8 | message[1])
+                if flow is not None:
+                    flow.relay.send(flow.peer, message[4:])
+                    continue
+            if self._closing:
+                break
+            self._service.receive(self, message)
+        self._receiving = False
+        self.flush()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._closing = True
+        self._waiting.clear()
+        if self._admitted:
+            self._listener.admission.leave()
+        if self._source is not None:
+            self._listener.admission.release(self._source)
+        if self._identified:
+            self._service.path_closed(self)
+        self._listener.disconnected(self)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._owed = 0
+
+    def stopProducing(self) -> None:
+        """The transport is going down; `connectionLost` follows."""
+
+    # --- what the service and the data plane call ---
+
+    def send(self, data: bytes) -> bool:
+        """See `IClientPath.send`."""
+        if self._closing or (self._paused and not self._may_owe(data)):
+            return False
+        self._write(data)
+        return True
+
+    def send_channel_data(self, number: int, payload: bytes) -> bool:
+        """See `IClientPath.send_channel_data`."""
+        if self._paused or self._closing:
+            return False
+        self._write(encode_channel_data(number, payload, padded=True))
+        return True
+
+    def send_from(self, source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
+        """A connection has one address at each end."""
+        return False
+
+    def close(self) -> None:
+        """Close once everything written is sent, or `CLOSE_GRACE` is over."""
+        if self._closing:
+            return
+        self.flush()
+        self._closing = True
+        self._since = self._listener.clock.seconds()
+        transport: Any = self.transport
+        transport.unregisterProducer()  # or TLS would wait for it
+        transport.loseConnection()
+
+    # --- what the listener calls ---
+
+    def abort(self) -> None:
+        """End the connection without another word."""
+        self._closing = True
+        self._waiting.clear()
+        transport: Any = self.transport
+        getattr(transport, "abortConnection", transport.loseConnection)()
+
+    def flush(self) -> None:
+        """Hand everything written since the last time to the transport, as one piece."""
+        waiting = self._waiting
+        if waiting:
+            data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
+            waiting.clear()
+            self._waiting_size = 0
+            transport: Any = self.transport
+            transport.write(data)
+
+    def sweep(self, now: float) -> None:
+        """End the connection if it has been silent, or closing, for too long."""
+        if self._closing:
+            if now - self._since >= CLOSE_GRACE:
+                self._since = now
+                self.abort()
+        elif self._heard:
+            self._heard = False
+            self._spoke = True
+            self._since = now
+        else:
+            settings = self._listener.settings
+            limit = settings.idle_timeout if self._spoke else settings.first_message_timeout
+            if now - self._since >= limit and not (self._identified and self._service.has_allocation(self)):
+                self.close()
+
+    # --- within ---
+
+    def _ready(self) -> bool:
+        return not self._closing and (self._identified or self._identify())
+
+    def _identify(self) -> bool:
+        """Find out who that is; False if it may not stay."""
+        listener = self._listener
+        transport: Any = self.transport
+        try:
+            client = ip_address(transport.getPeer()) or listener.invent_address()
+            server = ip_address(transport.getHost()) or _LOCAL_SERVER
+        except DecodeError:  # a PROXY header can claim any text
+            self.abort()
+            return False
+        # Connections of a Unix socket are all local and have no source: only their total is bounded.
+        if not client.ip.startswith(LOCAL_NETWORK):
+            source = source_of(client)
+            if not listener.admission.claim(source):
+                self.abort()
+                return False
+            self._source = source
+        secure = ISSLTransport.providedBy(transport)
+        app_connection = AppConnection.TLS if secure else AppConnection.TCP
+        self.path = Path(FiveTuple(client, server, TCP), app_connection)
+        self._identified = True
+        return True
+
+    def _write(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._waiting_size += len(data)
+        if self._waiting_size >= MAX_JOINED:
+            self.flush()
+        elif len(self._waiting) == 1 and not self._receiving:
+            self._listener.flush_soon(self)
+
+    def _may_owe(self, data: bytes) -> bool:
+        """Whether a paused client gets this all the same: responses, up to a bound. What carries data may be lost."""
+        # ChannelData, or class 0b01 of STUN, an indication (RFC 8489 section 5).
+        if data[0] >= 0x40 or (not data[0] & 0x01 and data[1] & 0x10):
+            return False
+        self._owed += len(data)
+        if self._owed > MAX_OWED:
+            self.abort()
+            return False
+        return True

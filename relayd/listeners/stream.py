@@ -1,0 +1,181 @@
+"""TURN over any byte stream that a Twisted endpoint accepts: TCP, TLS, Unix sockets, what systemd or a proxy gives.
+
+A connection costs no delayed call of its own: its listener sweeps all of them once a second, and joins what they want
+to write in one turn of the reactor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolNegotiationFactory
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import AppConnection, TransportAddress
+from relayd.config import ListenerSettings
+from relayd.errors import ConfigurationError
+from relayd.interfaces import IListener, IRelayService
+from relayd.listeners.admission import Admission
+from relayd.listeners.connection import LOCAL_NETWORK, StreamClient, ip_address
+from relayd.listeners.endpoint import cannot_listen, split_arguments
+
+ALPN = (b"stun.turn", b"stun.nat-discovery")  # RFC 7443 section 3, the most capable first
+
+SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
+
+_SAFE_METHODS = frozenset({"TLS_METHOD", "SSLv23_METHOD"})  # these leave the minimum, TLS 1.2, to Twisted
+
+
+@implementer(IListener, IProtocolNegotiationFactory)
+class StreamListener(ServerFactory):
+    """One stream endpoint and its connections. `listen_stream` makes it."""
+
+    kind = "turn"
+    noisy = False
+    _log = Logger()
+
+    def __init__(self, description: str, clock: Any, service: IRelayService, settings: ListenerSettings) -> None:
+        self.clock = clock
+        self.service = service
+        self.settings = settings
+        self.admission = Admission(settings)
+        self.behind_proxy = description.startswith("haproxy:")
+        self.app_connection = _expected_connection(description).value
+        self._endpoint = description
+        self._port: IListeningPort | None = None
+        self._clients: set[StreamClient] = set()
+        self._to_flush: list[StreamClient] = []
+        self._flush_call: IDelayedCall | None = None
+        self._sweep_call: IDelayedCall | None = None
+        self._empty: Deferred[None] | None = None
+        self._invented = 0
+
+    @property
+    def addresses(self) -> list[TransportAddress]:
+        """Where it listens; empty for a Unix socket."""
+        address = ip_address(self._port.getHost()) if self._port is not None else None
+        return [] if address is None else [address]
+
+    @property
+    def description(self) -> str:
+        where = " ".join(str(address) for address in self.addresses)
+        return f"{self.app_connection} {where or self._endpoint}"
+
+    def buildProtocol(self, addr: Any) -> StreamClient:
+        # Never None, which Twisted's TLS and PROXY wrappers do not take for an answer: refusals come in connectionMade.
+        return StreamClient(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """ALPN (RFC 7443), for endpoints with TLS. A client that offers none of these is served as well."""
+        return list(ALPN)
+
+    def listening(self, port: IListeningPort) -> StreamListener:
+        """The endpoint is open."""
+        self._port = port
+        return self
+
+    def close(self) -> Deferred[None]:
+        """Stop accepting and close all connections, by force after `CLOSE_GRACE`."""
+        if self._empty is not None or self._port is None:
+            return succeed(None)
+        self._empty = Deferred()
+        stopped = maybeDeferred(self._port.stopListening)
+        for client in list(self._clients):
+            client.close()
+        self._settle()
+        empty = self._empty
+        return stopped.addBoth(lambda _: empty)
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._empty is not None
+
+    def connected(self, client: StreamClient) -> None:
+        """A connection came."""
+        self._clients.add(client)
+        if self._sweep_call is None:
+            self._sweep_call = self.clock.callLater(SWEEP_INTERVAL, self._sweep)
+
+    def disconnected(self, client: StreamClient) -> None:
+        """A connection went."""
+        self._clients.discard(client)
+        self._settle()
+
+    def flush_soon(self, client: StreamClient) -> None:
+        """Call the client's `flush` when this turn of the reactor is over."""
+        self._to_flush.append(client)
+        if self._flush_call is None:
+            self._flush_call = self.clock.callLater(0, self._flush)
+
+    def invent_address(self) -> TransportAddress:
+        """A client address for a connection that has none: unique, and in nobody's network."""
+        self._invented += 1
+        return TransportAddress(LOCAL_NETWORK + self._invented.to_bytes(8, "big"), 0)
+
+    def _flush(self) -> None:
+        self._flush_call = None
+        clients, self._to_flush = self._to_flush, []
+        for client in clients:
+            client.flush()
+
+    def _sweep(self) -> None:
+        self._sweep_call = None
+        now = self.clock.seconds()
+        for client in list(self._clients):
+            try:
+                client.sweep(now)
+            except Exception:
+                self._log.failure("could not look after a connection")
+        if self._clients and self._sweep_call is None:
+            self._sweep_call = self.clock.callLater(SWEEP_INTERVAL, self._sweep)
+
+    def _settle(self) -> None:
+        """Without connections there is nothing to wait for."""
+        if self._clients:
+            return
+        for call in (self._flush_call, self._sweep_call):
+            if call is not None:
+                call.cancel()
+        self._flush_call = self._sweep_call = None
+        self._to_flush.clear()
+        if self._empty is not None and not self._empty.called:
+            self._empty.callback(None)
+
+
+def listen_stream(
+    description: str, reactor: Any, service: IRelayService, settings: ListenerSettings
+) -> Deferred[StreamListener]:
+    """Listen on a stream endpoint of Twisted or of one of its plugins. Fails with ConfigurationError."""
+    listener = StreamListener(description, reactor, service, settings)
+
+    def listen() -> Deferred[IListeningPort]:
+        _refuse_old_tls(description)
+        # Untyped, like the endpoint plugins behind it.
+        opened: Deferred[IListeningPort] = serverFromString(reactor, description).listen(listener)
+        return opened
+
+    def explain(failure: Failure) -> Failure:
+        # An endpoint plugin may fail with anything at all.
+        error = failure.value
+        if error is None or isinstance(error, ConfigurationError):
+            return failure
+        return Failure(cannot_listen(description, error))
+
+    return maybeDeferred(listen).addCallbacks(listener.listening, explain)
+
+
+def _refuse_old_tls(description: str) -> None:
+    method = split_arguments(description)[1].get("sslmethod", "TLS_METHOD")
+    if method not in _SAFE_METHODS:
+        raise ConfigurationError(f"{description}: sslmethod={method} would change the TLS versions: leave it out")
+
+
+def _expected_connection(description: str) -> AppConnection:
+    prefix = description.removeprefix("haproxy:").partition(":")[0]
+    return AppConnection.TLS if prefix in ("ssl", "tls") else AppConnection.TCP

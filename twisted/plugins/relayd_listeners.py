@@ -1,0 +1,5 @@
+"""The ways in that come with relayd."""
+
+from relayd.listeners.turn import TurnListenerFactory
+
+turn = TurnListenerFactory()
