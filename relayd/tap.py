@@ -32,7 +32,7 @@ class Options(usage.Options, strcred.AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "A TURN relay: clients behind firewalls reach their peers through it. Without any option it is on loopback only, "
+        "A TURN relay: clients behind firewalls reach peers through it. Without any option it is on loopback only, "
         "makes a user for this run and prints how to use it. Options marked * may be given several times. Errors "
         "are one line on standard error, with exit status 1. `twistd --help` lists twistd's own options, such as "
         "--nodaemon, --logfile, --uid and --pidfile."
