@@ -1,0 +1,239 @@
+"""The command line of the bench: which rows, which servers, how long; runs the rounds and prints the table."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fnmatch
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from bench.client import raise_descriptor_limit
+from bench.errors import BenchError
+from bench.report import Figure, number, ratio, table, verdict
+from bench.rows import ROWS, Row, Sample
+from bench.servers import Server, given_server, pinned, start_coturn, start_relayd
+
+DEFAULT_SECONDS = 3.0
+DEFAULT_ROUNDS = 3
+QUICK_SECONDS = 0.5
+ATTEMPTS = 3
+"""A disturbed round is worth repeating; one that is invalid time after time is so for a reason, which is told."""
+BASELINE, SUBJECT = "coturn", "relayd"
+SHARES = frozenset(("loss", "beside loss", "busy", "wait"))
+"""Facts that are shares of one."""
+
+Starts = dict[str, Callable[[Path], Server]]
+Samples = dict[str, list[Sample]]
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command understands."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round: does everything still work? No figure to quote"
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only rows that match, such as 'udp-up-*'; repeatable"
+    )
+    parser.add_argument("--list", action="store_true", help="list the rows")
+    parser.add_argument("--rounds", type=int, help=f"rounds, of which the median counts (default {DEFAULT_ROUNDS})")
+    parser.add_argument("--seconds", type=float, help=f"length of each measurement (default {DEFAULT_SECONDS:g})")
+    parser.add_argument("--server-core", type=int, default=0, metavar="N", help="the core of the servers (default 0)")
+    parser.add_argument(
+        "--generator-core", type=int, default=1, metavar="N", help="the core of the generator (default 1)"
+    )
+    parser.add_argument("--data-plane", default="batched", metavar="NAME", help="of relayd (default batched)")
+    parser.add_argument("--alone", choices=(BASELINE, SUBJECT), help="measure only that one, without a comparison")
+    given = parser.add_argument_group("a server that runs already")
+    given.add_argument("--server", metavar="HOST:PORT", help="load this TURN server; the peer is this machine")
+    given.add_argument("--user", default="", help="its long-term credentials")
+    given.add_argument("--password", default="", help="visible in the process list: use a user made for the test")
+    given.add_argument("--pid", type=int, default=0, help="its process, if it runs here: for CPU and memory")
+    given.add_argument("--tls-port", type=int, default=0, help="for the rows over TLS")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the bench; the exit status."""
+    given = options().parse_args(arguments)
+    rows = chosen(given.only)
+    if given.list:
+        print("\n".join(f"{row.name:16} {row.title}" for row in rows))
+        return 0
+    try:
+        if not rows:
+            raise BenchError(f"no row matches --only {' '.join(given.only)}: see --list")
+        raise_descriptor_limit()
+        if given.server:
+            with pinned(given.generator_core):
+                return _one(given, rows)
+        if given.server_core == given.generator_core:
+            raise BenchError("server and generator need a core each")
+        with pinned(given.generator_core), tempfile.TemporaryDirectory(prefix="relayd-bench-") as directory:
+            return _side_by_side(given, rows, Path(directory))
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
+def chosen(patterns: Sequence[str] | None) -> list[Row]:
+    """The rows whose names match one of the patterns; all without any."""
+    return [row for row in ROWS if not patterns or any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
+
+
+def _length(given: argparse.Namespace) -> tuple[int, float]:
+    rounds = given.rounds or (1 if given.quick else DEFAULT_ROUNDS)
+    return rounds, given.seconds or (QUICK_SECONDS if given.quick else DEFAULT_SECONDS)
+
+
+# --- side by side -------------------------------------------------------------------------------------------------
+
+
+def _side_by_side(given: argparse.Namespace, rows: Sequence[Row], directory: Path) -> int:
+    starts: Starts = {
+        BASELINE: partial(start_coturn, given.server_core),
+        SUBJECT: partial(start_relayd, given.server_core, data_plane=given.data_plane),
+    }
+    if given.alone:
+        starts = {given.alone: starts[given.alone]}
+    rounds, seconds = _length(given)
+    releases: dict[str, str] = {}
+    body: list[list[str]] = []
+    beside: list[str] = []
+    for row in rows:
+        print(f"{row.name} ...", file=sys.stderr, flush=True)
+        samples = _measure(row, starts, rounds, seconds, directory, releases)
+        body += lines(row, samples)
+        beside += notes(row, samples)
+    print(_conditions(releases, rounds, seconds))
+    print(table(["what", "unit", BASELINE, SUBJECT, "ratio", "goal", "so"], body))
+    print("\n" + "\n".join(beside))
+    return 0
+
+
+def _measure(
+    row: Row, starts: Starts, rounds: int, seconds: float, directory: Path, releases: dict[str, str]
+) -> Samples:
+    """All rounds of one row, turn and turn about, so that what disturbs the machine disturbs both."""
+    samples: Samples = {name: [] for name in starts}
+    running: dict[str, Server] = {}
+    try:
+        for turn in range(rounds):
+            for name in list(starts)[:: -1 if turn % 2 else 1]:
+                sample = Sample({}, invalid="not measured")
+                for _ in range(ATTEMPTS):
+                    try:
+                        if name not in running:
+                            running[name] = starts[name](directory)
+                            releases[name] = running[name].release
+                        sample = row.measure(running[name], seconds)
+                    except BenchError as error:
+                        sample = Sample({}, invalid=str(error).splitlines()[0])
+                        print(f"{row.name}: {name}: {error}\n{_end(running, name)}", file=sys.stderr)
+                        break
+                    if row.fresh:
+                        _end(running, name)
+                    if not sample.invalid:
+                        break
+                samples[name].append(sample)
+    finally:
+        for name in list(running):
+            _end(running, name)
+    return samples
+
+
+def _end(running: dict[str, Server], name: str) -> str:
+    """Stop a server; the end of its log, or why there is none."""
+    server = running.pop(name, None)
+    if server is None:
+        return ""
+    try:
+        server.stop()
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+    return server.tail()
+
+
+def lines(row: Row, samples: Samples) -> list[list[str]]:
+    """The lines of the table for one row: one for each figure that it has."""
+    columns: list[str] = []
+    for sample in (sample for taken in samples.values() for sample in taken):
+        columns += [column for column in sample.figures if column not in columns]
+    made = []
+    for column in columns or [next(iter(row.goals), "")]:
+        theirs, ours = (_figure(samples.get(name, []), column) for name in (BASELINE, SUBJECT))
+        times, goal = ratio(ours, theirs), row.goals.get(column)
+        title = row.title if column in ("cpu", "memory", "") else f"{row.title}, {column}"
+        said = ["" if times is None else f"{times:.2f}", "" if goal is None else f"{goal:g}", verdict(times, goal)]
+        made.append([title, row.unit, str(theirs), str(ours), *said])
+    return made
+
+
+def _figure(samples: Sequence[Sample], column: str) -> Figure:
+    valid = [sample.figures[column] for sample in samples if not sample.invalid and column in sample.figures]
+    return Figure.of(valid, len(samples))
+
+
+def notes(row: Row, samples: Samples) -> list[str]:
+    """Rates and losses of the round in the middle, and what was wrong with any round."""
+    made = []
+    for name, taken in samples.items():
+        facts = taken[len(taken) // 2].facts
+        said = ", ".join(
+            f"{key} {value:.1%}" if key in SHARES else f"{number(value)} {key}" for key, value in facts.items()
+        )
+        wrong = sorted({sample.invalid for sample in taken if sample.invalid})
+        made.append(f"* {row.name}, {name}: {'; '.join(filter(None, [said, *wrong])) or 'nothing to tell'}")
+    return made
+
+
+def _conditions(releases: dict[str, str], rounds: int, seconds: float) -> str:
+    servers = ", ".join(f"{name} {release}" for name, release in releases.items())
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return (
+        f"\n{today}: {servers}; {python}, Linux {platform.release()}, {_processor()}.\n"
+        f"Each server on one core, the generator on another; {rounds} rounds of {seconds:g} s:\n"
+        "medians (lowest-highest). "
+        f"CPU time is that of the server process; load average {os.getloadavg()[0]:.1f}.\n"
+    )
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as lines_:
+        return next(
+            (line.partition(":")[2].strip() for line in lines_ if line.startswith("model name")), platform.machine()
+        )
+
+
+# --- a server that runs already -----------------------------------------------------------------------------------
+
+
+def _one(given: argparse.Namespace, rows: Sequence[Row]) -> int:
+    server = given_server(given.server, given.user, given.password, given.pid, given.tls_port)
+    rounds, seconds = _length(given)
+    body: list[list[str]] = []
+    beside: list[str] = []
+    for row in rows:
+        if (row.needs_pid and not server.pid) or (row.transport == "tls" and not server.tls):
+            continue
+        print(f"{row.name} ...", file=sys.stderr, flush=True)
+        samples = {SUBJECT: [_sample(row, server, seconds) for _ in range(rounds)]}
+        body += [[*line[:2], line[3]] for line in lines(row, samples)]
+        beside += notes(row, samples)
+    print(table(["what", "unit", server.name], body))
+    print("\n" + "\n".join(beside))
+    return 0
+
+
+def _sample(row: Row, server: Server, seconds: float) -> Sample:
+    try:
+        return row.measure(server, seconds)
+    except BenchError as error:
+        return Sample({}, invalid=str(error).splitlines()[0])

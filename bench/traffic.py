@@ -1,0 +1,193 @@
+"""Drives packets through a server, at full rate or paced, and counts those that truly arrived at the far end."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from bench.errors import BenchError
+from bench.fleet import Fleet, Send, readable
+from bench.mmsg import Mirror, ReceiveBatch
+
+STALL_NS = 50_000_000
+"""50 ms without anything arriving while the window is full: what is outstanding is lost."""
+DRAIN_NS = 300_000_000
+"""After the last packet went, wait this long for stragglers."""
+GAP_NS = 200_000
+"""A paced generator that was kept off its core longer than 0.2 ms does not catch up: a burst would not be paced."""
+LATE_PACKETS = 2
+"""Packets that a paced generator may be behind before one counts as late."""
+_READ_SIZE = 1 << 18
+
+
+class Flowed(NamedTuple):
+    """What a run moved. `relayed` counts each passage through the server; `late` is the share that missed its pace."""
+
+    sent: int
+    relayed: int
+    expected: int
+    seconds: float
+    late: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Share of the passages that did not happen."""
+        return 1 - self.relayed / self.expected if self.expected else 0.0
+
+
+class Sink(Protocol):
+    """The far end."""
+
+    relayed: int
+    passages: int
+
+    def poll(self) -> int:
+        """Take what has arrived; how many packets ended their journey."""
+
+
+class _Counting:
+    """Counts datagrams of one size; anything else that arrives means that the server is broken."""
+
+    passages = 1
+    """How often a packet goes through the server on its whole journey."""
+
+    def __init__(self, sockets: Sequence[socket.socket], size: int) -> None:
+        self.relayed = 0
+        self._size = size
+        self._readable = readable(sockets)
+        self._batch = ReceiveBatch()
+
+    def poll(self) -> int:
+        got = 0
+        for fd in self._readable():
+            count = self._batch.receive(fd)
+            if count and self._batch.length(0) != self._size:
+                raise BenchError(f"a datagram of {self._batch.length(0)} bytes arrived where {self._size} were relayed")
+            got += count
+        self.relayed += got
+        return got
+
+
+class PeerSink(_Counting):
+    """Client to peer: the peer counts."""
+
+    def __init__(self, fleet: Fleet, size: int) -> None:
+        super().__init__([fleet.peer], size)
+
+
+class ClientSink(_Counting):
+    """Peer to client over UDP: the clients count."""
+
+    def __init__(self, fleet: Fleet, size: int) -> None:
+        super().__init__(fleet.sockets(), size + 4)
+
+
+class EchoSink(ClientSink):
+    """Client to peer and back: the peer sends back, the clients count."""
+
+    passages = 2
+
+    def __init__(self, fleet: Fleet, size: int) -> None:
+        super().__init__(fleet, size)
+        self._peer = fleet.peer.fileno()
+        self._mirror = Mirror()
+
+    def poll(self) -> int:
+        came, went = self._mirror.reflect(self._peer)
+        if went < came:
+            raise BenchError("the generator's own socket was full: it cannot keep up")
+        self.relayed += came
+        return super().poll()
+
+
+class StreamSink:
+    """Peer to client over TCP or TLS: whole frames are counted by their bytes."""
+
+    passages = 1
+
+    def __init__(self, fleet: Fleet, size: int) -> None:
+        self.relayed = 0
+        self._frame = len(fleet.framed(bytes(size)))
+        self._bytes = 0
+        self._buffer = bytearray(_READ_SIZE)
+        self._sockets = {sock.fileno(): sock for sock in fleet.sockets()}
+        self._readable = readable(fleet.sockets())
+        for sock in self._sockets.values():
+            sock.setblocking(False)
+
+    def poll(self) -> int:
+        for fd in self._readable():
+            try:
+                while count := self._sockets[fd].recv_into(self._buffer):
+                    self._bytes += count
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue
+            raise BenchError("the server closed a connection under load")
+        before, self.relayed = self.relayed, self._bytes // self._frame
+        return self.relayed - before
+
+
+def full_rate(sends: Sequence[Send], sink: Sink, window: int, seconds: float) -> Flowed:
+    """Keep up to `window` packets on their way: the server always has work, and its socket buffers never overflow."""
+    started = moved = now = time.perf_counter_ns()
+    deadline = started + int(seconds * 1e9)
+    turns = itertools.cycle(sends)
+    outstanding = sent = chunk = next(turns)()
+    while now < deadline:
+        if outstanding + chunk <= window:
+            count = next(turns)()
+            sent += count
+            outstanding += count
+        arrived = sink.poll()
+        now = time.perf_counter_ns()
+        if arrived:
+            outstanding -= arrived
+            moved = now
+        elif now - moved > STALL_NS:
+            outstanding = 0
+            moved = now
+    _drain(sink, sent * sink.passages)
+    return Flowed(sent, sink.relayed, sent * sink.passages, (now - started) / 1e9)
+
+
+def paced(sends: Sequence[Send], sink: Sink, rate: float, seconds: float) -> Flowed:
+    """Send one packet every 1/`rate` seconds, watching the clock all the time."""
+    interval = 1e9 / rate
+    sent = late = 0
+    turns = itertools.cycle(sends)
+    started = now = time.perf_counter_ns()
+    due = float(started)
+    deadline = started + int(seconds * 1e9)
+    while now < deadline:
+        if now >= due:
+            sent += next(turns)()
+            if now - due > GAP_NS:
+                due = now
+            late += now - due > LATE_PACKETS * interval
+            due += interval
+        sink.poll()
+        now = time.perf_counter_ns()
+    _drain(sink, sent * sink.passages)
+    wanted = seconds * rate
+    return Flowed(
+        sent, sink.relayed, sent * sink.passages, (now - started) / 1e9, (late + max(0.0, wanted - sent)) / wanted
+    )
+
+
+def _drain(sink: Sink, expected: int) -> None:
+    until = time.perf_counter_ns() + DRAIN_NS
+    while sink.relayed < expected and time.perf_counter_ns() < until:
+        sink.poll()
+
+
+def sink_for(fleet: Fleet, direction: str, size: int) -> Sink:
+    """The far end of a direction: `up`, `down` or `echo`."""
+    if direction == "up":
+        return PeerSink(fleet, size)
+    if direction == "echo":
+        return EchoSink(fleet, size)
+    return ClientSink(fleet, size) if fleet.transport == "udp" else StreamSink(fleet, size)
