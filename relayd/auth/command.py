@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--file", metavar="PATH", help="the PATH of --auth secret:file=PATH; its first secret is used")
     source.add_argument("--env", metavar="NAME", help="the NAME of --auth secret:env=NAME")
-    made.add_argument("--id", type=_user_name, default="", help="whose it is, for the log and for quotas")
+    made.add_argument("--id", type=_user_name, help="whose it is, for the log and for quotas")
     made.add_argument("--ttl", type=_ttl, default=DEFAULT_TTL, metavar="SECONDS", help="default: %(default)s")
     made.add_argument(
         "--url", action="append", metavar="URL", help=f"where the relay is; repeatable; default: {_DEFAULT_URL}"
@@ -153,7 +153,7 @@ def _list(options: argparse.Namespace) -> None:
 
 def _secret(options: argparse.Namespace) -> None:
     secrets = SecretFile(options.file).secrets() if options.file is not None else secrets_from_environment(options.env)
-    credential = make_credential(secrets[0], int(time.time()) + options.ttl, options.id)
+    credential = make_credential(secrets[0], int(time.time()) + options.ttl, options.id or "")
     if len(credential.username.encode()) > MAX_USERNAME:
         raise ConfigurationError(f"--id: with the expiry before it, it is longer than {MAX_USERNAME} bytes; shorten it")
     entry = {
