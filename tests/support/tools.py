@@ -1,0 +1,33 @@
+"""Finds the strangers' programs that interop tests drive; says clearly when one is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+DEBIAN_PACKAGES = {
+    "turnserver": "coturn",
+    "turnutils_peer": "coturn",
+    "turnutils_uclient": "coturn",
+    "turnutils_stunclient": "coturn",
+    "turnutils_natdiscovery": "coturn",
+    "chromium": "chromium",
+}
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the running test with a clear word; with CI=true fail it, so that nothing goes untested unnoticed."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"missing: {what} (CI=true: a missing tool is a failure)", pytrace=False)
+    pytest.skip(f"missing: {what}")
+
+
+def require(program: str) -> str:
+    """The path of `program`; where it is not installed, `missing` names the package that brings it."""
+    path = shutil.which(program)
+    if path is None:
+        missing(f"{program}, of the Debian package {DEBIAN_PACKAGES.get(program, program)}")
+    return path
