@@ -81,8 +81,7 @@ def _choose_families(
         missing = [family for family in both if family not in available]
         chosen = tuple(family for family in both if family in available)
         return chosen, (missing[0], 440) if missing else None
-    if requested is None:
-        return available[:1], None
-    if requested not in available:
+    wanted = Family.IPV4 if requested is None else requested
+    if wanted not in available:
         raise RemoteError(440)
-    return (Family(requested),), None
+    return (Family(wanted),), None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from relayd.address import Family, Path, TransportAddress
 from relayd.errors import RemoteError
-from relayd.stun.integrity import PasswordAlgorithm, userhash
-from relayd.turn.authentication import Claim
+from relayd.turn.authentication import Credentials
 from relayd.turn.outputs import Relay
 
 MAX_PERMISSIONS = (
@@ -40,10 +39,7 @@ class Allocation:
     __slots__ = (
         "session_id",
         "path",
-        "username",
-        "claimed",
-        "key",
-        "algorithm",
+        "credentials",
         "transport",
         "relays",
         "closed_relays",
@@ -61,9 +57,7 @@ class Allocation:
         self,
         session_id: str,
         path: Path,
-        username: str,
-        claim: Claim,
-        key: bytes,
+        credentials: Credentials,
         transport: int,
         relays: tuple[RelayedAddress, ...],
         transaction_id: bytes,
@@ -72,10 +66,7 @@ class Allocation:
     ) -> None:
         self.session_id = session_id
         self.path = path
-        self.username = username
-        self.claimed = username if claim.username == username else claim.username
-        self.key = key
-        self.algorithm: PasswordAlgorithm = claim.algorithm
+        self.credentials = credentials
         self.transport = transport
         self.relays = relays
         self.closed_relays: tuple[RelayedAddress, ...] = ()  # the half of a dual allocation that was deleted
@@ -88,15 +79,10 @@ class Allocation:
         self.channels: dict[int, ChannelBinding] = {}
         self._channel_to: dict[TransportAddress, ChannelBinding] = {}
 
-    def is_claimed_by(self, claim: Claim, realm: str) -> bool:
-        """Whether the claim names the owner in the words of the Allocate, or by the prepared name, and for the same
-        key.
-        """
-        if claim.algorithm is not self.algorithm:
-            return False
-        if claim.username is not None:
-            return claim.username == self.username or claim.username == self.claimed
-        return claim.userhash == userhash(self.username, realm)
+    @property
+    def username(self) -> str:
+        """The owner, prepared by OpaqueString."""
+        return self.credentials.username
 
     def relay_for(self, peer: TransportAddress) -> Relay | None:
         """The relay from which that peer can be reached: the one of its family."""
@@ -110,6 +96,9 @@ class Allocation:
         """Go on without one of two relayed addresses."""
         self.relays = tuple(kept for kept in self.relays if kept != half)
         self.closed_relays += (half,)
+        size = len(half[1].ip)
+        for ip in [ip for ip in self.permissions if len(ip) == size]:
+            del self.permissions[ip]
 
     # --- permissions ----------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from relayd.core import Entropy
 from relayd.errors import RemoteError
 from relayd.stun import attributes as a
 from relayd.stun.attributes import ALGORITHMS_OFFERED, Attribute
-from relayd.stun.integrity import IntegrityProof, PasswordAlgorithm
+from relayd.stun.integrity import IntegrityProof, PasswordAlgorithm, userhash
 from relayd.stun.message import Message
-from relayd.turn.nonce import Nonces, offers_password_algorithms
+from relayd.turn.nonce import Nonces
 from relayd.turn.settings import TurnSettings
 
 CHALLENGES = frozenset((401, 438))
@@ -21,12 +21,33 @@ CHALLENGES = frozenset((401, 438))
 
 
 class Claim(NamedTuple):
-    """Who a request says it is from, and its proof. Exactly one of `username` (as sent) and `userhash` is set."""
+    """Who a request says it is from, and its proof. Exactly one of `username` (as sent) and `userhash` is set.
+
+    `negotiated` is whether it named its algorithm, which decides how the answer is signed (RFC 8489 section 9.2.4).
+    """
 
     username: str | None
     userhash: bytes | None
     algorithm: PasswordAlgorithm
+    negotiated: bool
     proof: IntegrityProof
+
+
+class Credentials(NamedTuple):
+    """A claim whose proof held. `username` is prepared by OpaqueString, `claimed` is as sent (None: a USERHASH was)."""
+
+    username: str
+    claimed: str | None
+    algorithm: PasswordAlgorithm
+    key: bytes
+
+    def may_be(self, claim: Claim, realm: str) -> bool:
+        """Whether a later claim names the same user, for the same key. Its proof is yet to be checked."""
+        if claim.algorithm is not self.algorithm:
+            return False
+        if claim.username is not None:
+            return claim.username in (self.username, self.claimed)
+        return claim.userhash == userhash(self.username, realm)
 
 
 class Authentication:
@@ -56,29 +77,28 @@ class Authentication:
             raise RemoteError(401)
         # integrity, but not all that it needs, 400
         username = message.get(a.USERNAME)
-        userhash = message.get(a.USERHASH) if username is None else None
+        hashed = message.get(a.USERHASH) if username is None else None
         realm = message.get(a.REALM)
         nonce = message.get(a.NONCE)
-        if (username is None and userhash is None) or realm is None or nonce is None:
+        if (username is None and hashed is None) or realm is None or nonce is None:
             raise RemoteError(400)
         # algorithms that were tampered with (bid-down), 400
-        algorithm = self._algorithm(message, nonce)
-        # a stale nonce: 438 before anything is said about the user, so that a client which holds credentials tries
-        # again
+        chosen = self._chosen_algorithm(message, nonce)
+        # Deviation: the RFC looks at the nonce last. We look before anything is said about the user, so that whoever
+        # holds no nonce of ours costs no look-up, and a client whose nonce expired gets 438 and not a second 401.
         if not self._nonces.is_valid(nonce, path.client, now):
             raise RemoteError(438)
         # a user that cannot be ours, 401
-        if realm != self._realm or (userhash is not None and not self._supports_userhash):
+        if realm != self._realm or (hashed is not None and not self._supports_userhash):
             raise RemoteError(401)
-        return Claim(username, userhash, algorithm, proof)
+        return Claim(username, hashed, chosen or PasswordAlgorithm.MD5, chosen is not None, proof)
 
-    def _algorithm(self, message: Message, nonce: bytes) -> PasswordAlgorithm:
-        if not offers_password_algorithms(nonce):
-            return PasswordAlgorithm.MD5
+    def _chosen_algorithm(self, message: Message, nonce: bytes) -> PasswordAlgorithm | None:
+        """What PASSWORD-ALGORITHM says; None where neither it nor PASSWORD-ALGORITHMS is there, which means MD5."""
         chosen = message.get(a.PASSWORD_ALGORITHM)
         offered = message.get(a.PASSWORD_ALGORITHMS)
-        if chosen is None and offered is None:
-            return PasswordAlgorithm.MD5
+        if (chosen is None and offered is None) or not self._nonces.offers_algorithms(nonce):
+            return None
         if chosen is None or offered != ALGORITHMS_OFFERED or chosen not in ALGORITHMS_OFFERED:
             raise RemoteError(400)
         return PasswordAlgorithm(chosen)

@@ -19,6 +19,9 @@ class Waiting(Protocol):
     @property
     def transaction(self) -> Transaction: ...
 
+    @property
+    def expires(self) -> float: ...
+
 
 Kind = TypeVar("Kind", bound=Waiting)
 
@@ -47,6 +50,16 @@ class PendingTransactions(Generic[Kind]):
         """Raises RemoteError 500, which tells the client to try again later, where too much waits already."""
         if len(self._by_id) >= MAX_PENDING or len(self._by_path.get(path, ())) >= MAX_PENDING_PER_PATH:
             raise RemoteError(500)
+
+    def next_deadline(self) -> float | None:
+        """When the oldest is to be given up. All wait equally long, so it is the first of the dictionary."""
+        for waiting in self._by_id.values():
+            return waiting.expires
+        return None
+
+    def overdue(self, now: float) -> list[int]:
+        """The ids of those that are to be given up."""
+        return [number for number, waiting in self._by_id.items() if waiting.expires <= now]
 
     def add(self, waiting: Kind) -> int:
         """Keep it; gives the id for the output that asks the shell."""

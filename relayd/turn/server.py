@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from relayd.address import AppConnection, Family, Path, TransportAddress
-from relayd.core import Deadlines, Entropy
+from relayd.core import Entropy
 from relayd.errors import DecodeError, RemoteError
 from relayd.stun import attributes as a
 from relayd.stun.attributes import AddressError, Attribute, Icmp
@@ -28,15 +28,15 @@ from relayd.stun.framing import decode_channel_data
 from relayd.stun.message import TRANSACTION_ID_SIZE, Class, Message, Method, decode
 from relayd.turn import outputs as out
 from relayd.turn.allocate import AllocateRequest, read_allocate
-from relayd.turn.allocation import Allocation, ChannelBinding
+from relayd.turn.allocation import Allocation
 from relayd.turn.allocations import Allocations
-from relayd.turn.authentication import CHALLENGES, Authentication, Claim
+from relayd.turn.answers import Answers
+from relayd.turn.authentication import Authentication, Claim, Credentials
 from relayd.turn.discovery import answer_binding
 from relayd.turn.outputs import EndReason, Relay
 from relayd.turn.pending import PENDING_LIFETIME, PendingTransactions
 from relayd.turn.relaying import (
     Guard,
-    PeerRefused,
     bind_channel,
     channel_data_to_peer,
     create_permission,
@@ -44,10 +44,9 @@ from relayd.turn.relaying import (
     icmp_to_client,
     send_to_peer,
 )
-from relayd.turn.reservations import Reservation, Reservations
+from relayd.turn.reservations import Reservation
 from relayd.turn.settings import TurnSettings
-from relayd.turn.throttle import AnswerThrottle
-from relayd.turn.transaction import REASONS, Attributes, Transaction
+from relayd.turn.transaction import REASONS, Transaction
 
 _SESSION_ID_SIZE = 6  # bytes, twelve hexadecimal digits
 
@@ -57,14 +56,17 @@ class _WaitsForKey:
     """A request whose sender the shell is asked about."""
 
     transaction: Transaction
+    expires: float
     claim: Claim
 
 
 @dataclass(slots=True)
 class _WaitsForRelay:
-    """An Allocate that may be granted as soon as its relays are open. Holds a place in the quotas."""
+    """An Allocate that is granted as soon as its relays are open. It holds a place in the quota."""
 
     transaction: Transaction
+    expires: float
+    credentials: Credentials
     wanted: AllocateRequest
     reservation: Reservation | None
 
@@ -76,15 +78,11 @@ class TurnServer:
         self._settings = settings
         self._entropy = entropy
         self._guard = peer_rules
-        self._authentication = Authentication(settings, entropy)
-        self._throttle = AnswerThrottle(settings.unauthenticated_rate, settings.unauthenticated_burst, entropy)
-        self._allocations = Allocations(settings.user_quota, settings.total_quota)
-        self._reservations = Reservations(entropy)
-        self._pending: PendingTransactions[_WaitsForKey | _WaitsForRelay] = PendingTransactions()
-        # An allocation, or a pending id, or a reservation token. An allocation's deadline may be earlier than what is
-        # due next on it, never later: refreshing one then costs nothing here.
-        self._deadlines: Deadlines[Allocation | int | bytes] = Deadlines()
         self._outputs: deque[Any] = deque()
+        self._authentication = Authentication(settings, entropy)
+        self._answers = Answers(settings, self._authentication, entropy, self._outputs)
+        self._allocations = Allocations(settings, entropy, self._outputs)
+        self._pending: PendingTransactions[_WaitsForKey | _WaitsForRelay] = PendingTransactions()
         self._is_shut_down = False
 
     # --- what the shell asks --------------------------------------------------------------------------------------
@@ -95,7 +93,10 @@ class TurnServer:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is wanted next."""
-        return self._deadlines.next()
+        expiry, timeout = self._allocations.next_deadline(), self._pending.next_deadline()
+        if expiry is None or timeout is None:
+            return timeout if expiry is None else expiry
+        return min(expiry, timeout)
 
     def holds(self, path: Path) -> bool:
         """Whether the core may have something to send on that path of its own accord."""
@@ -111,7 +112,7 @@ class TurnServer:
 
     def count(self, app_connection: AppConnection) -> int:
         """How many allocations there are over one kind of way in."""
-        return self._allocations.by_app_connection[app_connection]
+        return self._allocations.count(app_connection)
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
@@ -119,26 +120,24 @@ class TurnServer:
         """A whole STUN message, or ChannelData that no flow took, from a client."""
         if self._is_shut_down:
             return
-        if data and 0x40 <= data[0] <= 0x4F:
-            self._receive_channel_data(path, data, now)
-            return
         try:
+            if data and 0x40 <= data[0] <= 0x4F:
+                self._receive_channel_data(path, data, now)
+                return
             message = decode(data)
+            if message.cls is Class.REQUEST:
+                self._receive_request(Transaction(path, message, data), now)
+            elif message.cls is Class.INDICATION and message.method == Method.SEND:
+                self._receive_send(path, message, now)
+            # Anything else is a keep-alive, or not for a server: silently discarded (RFC 8489 section 6.3).
         except DecodeError:
             self._outputs.append(out.RequestRefused(path, 0, 0))
-            return
-        if message.cls is Class.REQUEST:
-            self._receive_request(Transaction(path, message, data), now)
-        elif message.cls is Class.INDICATION and message.method == Method.SEND:
-            self._receive_send(path, message, now)
-        # Anything else is a keep-alive or not for a server: silently discarded (RFC 8489 section 6.3).
 
     def receive_from_peer(self, relay: Relay, peer: TransportAddress, data: bytes, now: float) -> None:
         """A datagram, perhaps empty, that came to a relayed address and that no flow took."""
         allocation = self._allocations.of(relay)
         if allocation is not None and allocation.expires > now:
-            transaction_id = self._entropy(TRANSACTION_ID_SIZE)
-            self._put(data_to_client(allocation, relay, peer, data, transaction_id, now))
+            self._put(data_to_client(allocation, relay, peer, data, self._entropy(TRANSACTION_ID_SIZE), now))
 
     def peer_error(
         self, relay: Relay, peer: TransportAddress, icmp_type: int, icmp_code: int, data: int, now: float
@@ -146,40 +145,39 @@ class TurnServer:
         """An ICMP error about a datagram that went from a relayed address to a peer; `data` is its 32-bit field."""
         allocation = self._allocations.of(relay)
         if allocation is not None and allocation.expires > now:
-            transaction_id = self._entropy(TRANSACTION_ID_SIZE)
-            self._put(icmp_to_client(allocation, peer, Icmp(icmp_type, icmp_code, data), transaction_id, now))
+            icmp = Icmp(icmp_type, icmp_code, data)
+            self._put(icmp_to_client(allocation, peer, icmp, self._entropy(TRANSACTION_ID_SIZE), now))
 
     def path_closed(self, path: Path, now: float) -> None:
         """The connection behind a path is gone: so is its allocation, and nothing more is to be sent."""
-        for waits_for, _ in self._pending.on(path):
-            self._give_up(waits_for)
+        for number, _ in self._pending.on(path):
+            self._give_up(number)
         allocation = self._allocations.on(path)
         if allocation is not None:
-            self._end(allocation, EndReason.CONNECTION_CLOSED, now)
+            self._allocations.end(allocation, EndReason.CONNECTION_CLOSED, now)
 
     def relay_failed(self, relay: Relay, now: float) -> None:
         """A relayed address broke. Its whole allocation ends: half of a dual one would be a surprise to its client."""
         allocation = self._allocations.of(relay)
         if allocation is not None:
-            self._end(allocation, EndReason.RELAY_FAILED, now)
-            return
-        token = self._reservations.token_of(relay)
-        if token is not None:
-            self._drop_reservation(token)
+            self._allocations.end(allocation, EndReason.RELAY_FAILED, now)
+        else:
+            self._allocations.drop_reserved_relay(relay)
 
     def end_user(self, username: str, reason: EndReason, now: float) -> None:
-        """End every allocation of a user (the prepared name)."""
-        for waits_for, waiting in self._pending.all():
-            if isinstance(waiting, _WaitsForRelay) and waiting.transaction.username == username:
-                self._give_up(waits_for)
-        for allocation in self._allocations.of_user(username):
-            self._end(allocation, reason, now)
+        """End every allocation of a user (the prepared name), also those about to be."""
+        for number, waiting in self._pending.all():
+            if isinstance(waiting, _WaitsForRelay) and waiting.credentials.username == username:
+                self._give_up(number)
+        for allocation in self._allocations:
+            if allocation.username == username:
+                self._allocations.end(allocation, reason, now)
 
     def end_session(self, session_id: str, reason: EndReason, now: float) -> None:
         """End one allocation."""
         for allocation in self._allocations:
             if allocation.session_id == session_id:
-                self._end(allocation, reason, now)
+                self._allocations.end(allocation, reason, now)
 
     def peer_rules_changed(self, now: float) -> None:
         """The guard may answer differently now: ask it again about every permission and channel, and drop what it
@@ -189,7 +187,7 @@ class TurnServer:
             username = allocation.username
             for binding in list(allocation.channels.values()):
                 if not self._guard.may_reach(username, binding.peer):
-                    self._unbind(allocation, binding)
+                    self._allocations.unbind(allocation, binding)
             for ip in list(allocation.permissions):
                 if not self._guard.may_reach(username, TransportAddress(ip, 0)):
                     del allocation.permissions[ip]
@@ -197,19 +195,15 @@ class TurnServer:
     def shutdown(self, now: float) -> None:
         """End everything; whatever is received afterwards is ignored."""
         self._is_shut_down = True
-        for waits_for, _ in self._pending.all():
-            self._give_up(waits_for)
+        for number, _ in self._pending.all():
+            self._give_up(number)
         for allocation in self._allocations:
-            self._end(allocation, EndReason.SHUTDOWN, now)
-        for token in self._reservations.tokens():
-            self._drop_reservation(token)
+            self._allocations.end(allocation, EndReason.SHUTDOWN, now)
+        self._allocations.drop_reservations()
 
     def answer(self, id: int, result: Any, now: float) -> None:
-        """The result of AuthenticateUser or OpenRelay. For an id that is no longer awaited, its relays are closed
-        again.
-        """
+        """The result of AuthenticateUser or OpenRelay. For an id that is no longer awaited, its relays are closed."""
         waiting = self._pending.remove(id)
-        self._deadlines.cancel(id)
         if isinstance(waiting, _WaitsForKey):
             self._answer_key(waiting, result, now)
         elif isinstance(waiting, _WaitsForRelay):
@@ -222,55 +216,42 @@ class TurnServer:
 
     def handle_timer(self, now: float) -> None:
         """End and forget what is due."""
-        for key in self._deadlines.due(now):
-            if isinstance(key, Allocation):
-                self._expire(key, now)
-            elif isinstance(key, int):
-                self._give_up(key)
-            else:
-                self._drop_reservation(key)
+        self._allocations.expire(now)
+        for number in self._pending.overdue(now):
+            self._give_up(number)
 
     # --- from the client ------------------------------------------------------------------------------------------
 
     def _receive_channel_data(self, path: Path, data: bytes, now: float) -> None:
         allocation = self._allocations.on(path)
-        if allocation is None or allocation.expires <= now:
-            return
-        try:
+        if allocation is not None and allocation.expires > now:
             number, payload = decode_channel_data(data)
-        except DecodeError:
-            self._outputs.append(out.RequestRefused(path, 0, 0))
-            return
-        self._put(channel_data_to_peer(allocation, number, payload, now))
+            self._put(channel_data_to_peer(allocation, number, payload, now))
 
     def _receive_send(self, path: Path, message: Message, now: float) -> None:
         allocation = self._allocations.on(path)
-        if allocation is None or allocation.expires <= now:
-            return
-        try:
+        if allocation is not None and allocation.expires > now:
             self._put(send_to_peer(allocation, message, self._guard, now))
-        except DecodeError:
-            self._outputs.append(out.RequestRefused(path, Method.SEND, 0))
 
     def _receive_request(self, transaction: Transaction, now: float) -> None:
         path, message = transaction.path, transaction.message
         if self._pending.is_pending(path, message.transaction_id):
             return  # a retransmission: its answer is under way
-        due = self._deadlines.next()
+        due = self._allocations.next_deadline()
         if due is not None and due <= now:
-            self.handle_timer(now)  # so that nothing below meets what has expired
+            self._allocations.expire(now)  # so that nothing below meets what has expired
         try:
             if message.method == Method.BINDING:
-                if self._may_answer(transaction, now):
+                if self._answers.may_answer(transaction, now):
                     self._outputs.append(answer_binding(transaction, self._settings))
             elif message.method in self._METHODS:
                 self._authenticate(transaction, now)
             else:
                 self._outputs.append(out.RequestRefused(path, message.method, 0))
         except RemoteError as error:
-            self._refuse(transaction, error, now)
+            self._answers.refuse(transaction, error, now)
         except DecodeError:
-            self._refuse(transaction, RemoteError(400), now)
+            self._answers.refuse(transaction, RemoteError(400), now)
 
     # --- who is it ------------------------------------------------------------------------------------------------
 
@@ -278,111 +259,105 @@ class TurnServer:
         path, message = transaction.path, transaction.message
         claim = self._authentication.read(path, message, now)
         allocation = self._allocations.on(path)
-        if allocation is not None and not _renews(message) and allocation.is_claimed_by(claim, self._settings.realm):
-            if not claim.proof.matches(allocation.key):
+        realm = self._settings.realm
+        if allocation is not None and not _renews(message) and allocation.credentials.may_be(claim, realm):
+            if not claim.proof.matches(allocation.credentials.key):
                 raise RemoteError(401)
-            transaction.accept(allocation.username, claim, allocation.key)
-            self._METHODS[message.method](self, transaction, now)
+            self._serve(transaction, allocation.credentials, claim, now)
             return
         self._pending.check_room(path)
-        waits_for = self._wait(_WaitsForKey(transaction, claim), now)
+        number = self._pending.add(_WaitsForKey(transaction, now + PENDING_LIFETIME, claim))
         self._outputs.append(
-            out.AuthenticateUser(
-                waits_for, path, self._settings.realm, claim.algorithm, claim.proof, claim.username, claim.userhash
-            )
+            out.AuthenticateUser(number, path, realm, claim.algorithm, claim.proof, claim.username, claim.userhash)
         )
 
     def _answer_key(self, waiting: _WaitsForKey, result: Any, now: float) -> None:
-        transaction = waiting.transaction
+        transaction, claim = waiting.transaction, waiting.claim
         try:
             if not isinstance(result, out.Authenticated):
                 raise RemoteError(401)
-            transaction.accept(result.username, waiting.claim, result.key)
-            self._METHODS[transaction.message.method](self, transaction, now)
+            credentials = Credentials(result.username, claim.username, claim.algorithm, result.key)
+            self._serve(transaction, credentials, claim, now)
         except RemoteError as error:
-            self._refuse(transaction, error, now)
+            self._answers.refuse(transaction, error, now)
         except DecodeError:
-            self._refuse(transaction, RemoteError(400), now)
+            self._answers.refuse(transaction, RemoteError(400), now)
+
+    def _serve(self, transaction: Transaction, credentials: Credentials, claim: Claim, now: float) -> None:
+        """Do what an authenticated request asks for. Raises RemoteError, and DecodeError, which is a 400."""
+        transaction.accept(credentials, claim)
+        # RFC 8489 section 6.3.1: after the authentication, before anything else
+        unknown = transaction.message.unknown_required()
+        if unknown:
+            raise RemoteError(420, unknown=unknown)
+        self._METHODS[transaction.message.method](self, transaction, credentials, now)
 
     def _own_allocation(self, transaction: Transaction) -> Allocation:
-        """The allocation that an authenticated request is about. Raises RemoteError (420, 437, 441)."""
-        self._check_attributes(transaction.message)
-        allocation = self._allocations.on(transaction.path)
+        """The allocation that an authenticated request is about. Raises RemoteError (437, 441)."""
         # RFC 8656 section 5
+        allocation = self._allocations.on(transaction.path)
         if allocation is None:
             raise RemoteError(437)
         if allocation.username != transaction.username:
             raise RemoteError(441)
         return allocation
 
-    @staticmethod
-    def _check_attributes(message: Message) -> None:
-        # RFC 8489 section 6.3.1: after the authentication, before anything else
-        unknown = message.unknown_required()
-        if unknown:
-            raise RemoteError(420, unknown=unknown)
-
     # --- Allocate, RFC 8656 section 7.2 ---------------------------------------------------------------------------
 
-    def _allocate(self, transaction: Transaction, now: float) -> None:
-        path, message = transaction.path, transaction.message
-        self._check_attributes(message)
+    def _allocate(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
+        path, message, username = transaction.path, transaction.message, credentials.username
         # step 2
         allocation = self._allocations.on(path)
         if allocation is not None:
-            if allocation.transaction_id != message.transaction_id or allocation.username != transaction.username:
+            if allocation.transaction_id != message.transaction_id or allocation.username != username:
                 raise RemoteError(437)
             self._confirm(transaction, allocation, now)
             return
         if any(isinstance(other, _WaitsForRelay) for _, other in self._pending.on(path)):
             raise RemoteError(437)
-        # steps 3 to 8
+        # steps 3 to 9
         wanted = read_allocate(message, self._settings.transports)
-        families, reservation = wanted.families, None
+        reservation = self._reservation_for(wanted, username)
+        # step 10
+        self._allocations.quota.take(username)
         if wanted.token is not None:
-            reservation = self._reservations.find(wanted.token, transaction.username, wanted.transport)
-            if reservation is None:
-                raise RemoteError(508)
-            families = (reservation.family,)
-        if wanted.reserve_next and not self._reservations.has_room(transaction.username):
-            raise RemoteError(508)
-        # step 9
-        self._allocations.take_place(transaction.username)
-        if wanted.token is not None:
-            self._reservations.remove(wanted.token)
-            self._deadlines.cancel(wanted.token)
-        waits_for = self._wait(_WaitsForRelay(transaction, wanted, reservation), now)
+            self._allocations.claim_reserved(wanted.token)
+        waiting = _WaitsForRelay(transaction, now + PENDING_LIFETIME, credentials, wanted, reservation)
         self._outputs.append(
             out.OpenRelay(
-                waits_for,
+                self._pending.add(waiting),
                 path,
-                transaction.username,
+                username,
                 wanted.transport,
-                families,
+                wanted.families if reservation is None else (reservation.family,),
                 even_port=wanted.even_port,
                 reserve_next=wanted.reserve_next,
-                reservation=reservation.relay if reservation is not None else None,
+                reservation=None if reservation is None else reservation.relay,
             )
         )
+
+    def _reservation_for(self, wanted: AllocateRequest, username: str) -> Reservation | None:
+        if wanted.reserve_next and not self._allocations.may_reserve(username):
+            raise RemoteError(508)
+        if wanted.token is None:
+            return None
+        reservation = self._allocations.reserved(wanted.token, username, wanted.transport)
+        if reservation is None:
+            raise RemoteError(508)
+        return reservation
 
     def _answer_relay(self, waiting: _WaitsForRelay, result: Any, now: float) -> None:
         transaction, wanted = waiting.transaction, waiting.wanted
         if not isinstance(result, out.RelayOpened):
-            self._allocations.give_place_back(transaction.username)
-            if waiting.reservation is not None:
-                self._outputs.append(out.CloseRelay(waiting.reservation.relay))
-            self._refuse_redirected(transaction, result, now)
+            self._take_back(waiting)
+            refusal = result if isinstance(result, out.RelayRefused) else out.RelayRefused(500)
+            self._answers.refuse_relay(transaction, refusal, now)
             return
-        claim, key = transaction.claim, transaction.key
-        assert claim is not None  # only an authenticated Allocate waits for a relay
-        assert key is not None
         lifetime = self._settings.granted_lifetime(wanted.lifetime)
         allocation = Allocation(
             self._entropy(_SESSION_ID_SIZE).hex(),
             transaction.path,
-            transaction.username,
-            claim,
-            key,
+            waiting.credentials,
             wanted.transport,
             result.relays,
             transaction.message.transaction_id,
@@ -391,9 +366,8 @@ class TurnServer:
         )
         allocation.failed = result.failed or wanted.failed
         self._allocations.add(allocation)
-        self._deadlines.set(allocation, allocation.expires)
         if result.reserved is not None:
-            self._reserve(allocation, result.reserved, now)
+            self._allocations.reserve(allocation, result.reserved, now)
         self._outputs.append(
             out.AllocationCreated(
                 allocation.session_id,
@@ -406,193 +380,79 @@ class TurnServer:
         )
         self._confirm(transaction, allocation, now)
 
-    def _reserve(self, allocation: Allocation, relay: Relay, now: float) -> None:
-        family = allocation.relays[0][1].family
-        reservation = Reservation(relay, family, allocation.transport, allocation.username)
-        allocation.token = self._reservations.add(reservation)
-        self._deadlines.set(allocation.token, now + self._settings.reservation_lifetime)
-
     def _confirm(self, transaction: Transaction, allocation: Allocation, now: float) -> None:
-        # Section 7.2, last part. Written anew for a retransmission, with the time that is left.
+        """Answer an Allocate; for a retransmission anew, with the time that is left."""
         attributes: list[tuple[Attribute[Any], Any]] = [
             (a.XOR_RELAYED_ADDRESS, address) for _, address in allocation.relays
         ]
-        attributes.append((a.LIFETIME, max(0, round(allocation.expires - now))))
-        if allocation.token is not None and allocation.token in self._reservations:
+        attributes.append((a.LIFETIME, round(allocation.expires - now)))
+        if allocation.token is not None and self._allocations.is_reserved(allocation.token):
             attributes.append((a.RESERVATION_TOKEN, allocation.token))
         attributes.append((a.XOR_MAPPED_ADDRESS, transaction.path.client))
         if allocation.failed is not None:
             family, code = allocation.failed
             attributes.append((a.ADDRESS_ERROR_CODE, AddressError(family, code, REASONS.get(code, ""))))
-        self._succeed(transaction, attributes)
+        self._answers.succeed(transaction, attributes)
 
-    # --- Refresh, RFC 8656 section 8.2 ----------------------------------------------------------------------------
+    # --- the other methods ----------------------------------------------------------------------------------------
 
-    def _refresh(self, transaction: Transaction, now: float) -> None:
+    def _refresh(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
+        """Refresh, RFC 8656 section 8.2."""
         allocation = self._own_allocation(transaction)
         requested = transaction.message.get(a.LIFETIME)
         family = transaction.message.get(a.REQUESTED_ADDRESS_FAMILY)
         if family is not None and all(address.family != family for _, address in allocation.relays):
             raise RemoteError(443)
         if requested == 0:
-            self._succeed(transaction, [(a.LIFETIME, 0)])
+            self._answers.succeed(transaction, [(a.LIFETIME, 0)])
             if family is not None and len(allocation.relays) > 1:
-                self._delete_half(allocation, Family(family))
+                self._allocations.end_half(allocation, Family(family))
             else:
-                self._end(allocation, EndReason.DELETED, now)
+                self._allocations.end(allocation, EndReason.DELETED, now)
             return
         # Deviation: both halves of a dual allocation share one lifetime, so a Refresh that names one family renews
         # both. Clients that refresh one at a time would otherwise lose the other.
         lifetime = self._settings.granted_lifetime(requested)
         allocation.expires = now + lifetime
-        self._look_in_time(allocation)
-        claim, key = transaction.claim, transaction.key
-        if claim is not None and key is not None:
-            # The password, or the algorithm, may be another one since.
-            allocation.key, allocation.algorithm = key, claim.algorithm
+        allocation.credentials = credentials  # the password, or the algorithm, may be another one since
+        self._allocations.look_in_time(allocation, allocation.expires)
         self._outputs.append(out.AllocationRefreshed(allocation.session_id, allocation.path, lifetime))
-        self._succeed(transaction, [(a.LIFETIME, lifetime)])
+        self._answers.succeed(transaction, [(a.LIFETIME, lifetime)])
 
-    def _delete_half(self, allocation: Allocation, family: Family) -> None:
-        for relayed in allocation.relays:
-            relay, address = relayed
-            if address.family != family:
-                continue
-            for binding in [each for each in allocation.channels.values() if each.relay == relay]:
-                self._unbind(allocation, binding)
-            size = len(address.ip)
-            for ip in [ip for ip in allocation.permissions if len(ip) == size]:
-                del allocation.permissions[ip]
-            allocation.close_half(relayed)
-            self._allocations.drop_relay(relay)
-            self._outputs.append(out.CloseRelay(relay))
-
-    # --- CreatePermission and ChannelBind -------------------------------------------------------------------------
-
-    def _create_permission(self, transaction: Transaction, now: float) -> None:
+    def _create_permission(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
         allocation = self._own_allocation(transaction)
         self._outputs += create_permission(allocation, transaction.message, self._guard, self._settings, now)
-        self._succeed(transaction, ())
+        self._answers.succeed(transaction)
 
-    def _channel_bind(self, transaction: Transaction, now: float) -> None:
+    def _channel_bind(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
         allocation = self._own_allocation(transaction)
         self._outputs += bind_channel(allocation, transaction.message, self._guard, self._settings, now)
-        self._look_in_time(allocation)
-        self._succeed(transaction, ())
+        self._allocations.look_in_time(allocation, now + self._settings.channel_lifetime)
+        self._answers.succeed(transaction)
 
-    # --- ends -----------------------------------------------------------------------------------------------------
-
-    def _end(self, allocation: Allocation, reason: EndReason, now: float) -> None:
-        self._allocations.remove(allocation)
-        self._deadlines.cancel(allocation)
-        for binding in list(allocation.channels.values()):
-            self._unbind(allocation, binding)
-        self._outputs.append(
-            out.AllocationEnded(
-                allocation.session_id,
-                allocation.path,
-                allocation.username,
-                allocation.relays + allocation.closed_relays,
-                reason,
-                now - allocation.created,
-            )
-        )
-        for relay, _ in allocation.relays:
-            self._outputs.append(out.CloseRelay(relay))
-
-    def _expire(self, allocation: Allocation, now: float) -> None:
-        if allocation.expires <= now:
-            self._end(allocation, EndReason.EXPIRED, now)
-            return
-        for binding in allocation.expired_channels(now):
-            self._unbind(allocation, binding)
-        self._deadlines.set(allocation, allocation.next_deadline())
-
-    def _look_in_time(self, allocation: Allocation) -> None:
-        """See to it that the allocation is looked at in time; if that is too early, `_expire` finds the right time."""
-        due = self._deadlines.get(allocation)
-        earliest = allocation.expires
-        if allocation.channels:
-            earliest = min(earliest, allocation.next_deadline())
-        if due is None or earliest < due:
-            self._deadlines.set(allocation, earliest)
-
-    def _unbind(self, allocation: Allocation, binding: ChannelBinding) -> None:
-        allocation.unbind(binding)
-        self._outputs.append(out.RemoveFlow(allocation.path, binding.number, binding.relay, binding.peer))
-
-    def _drop_reservation(self, token: bytes) -> None:
-        reservation = self._reservations.remove(token)
-        self._deadlines.cancel(token)
-        if reservation is not None:
-            self._outputs.append(out.CloseRelay(reservation.relay))
-
-    # --- waiting for the shell ------------------------------------------------------------------------------------
-
-    def _wait(self, waiting: _WaitsForKey | _WaitsForRelay, now: float) -> int:
-        waits_for = self._pending.add(waiting)
-        self._deadlines.set(waits_for, now + PENDING_LIFETIME)
-        return waits_for
-
-    def _give_up(self, id: int) -> None:
-        waiting = self._pending.remove(id)
-        self._deadlines.cancel(id)
-        if isinstance(waiting, _WaitsForRelay):
-            self._allocations.give_place_back(waiting.transaction.username)
-            if waiting.reservation is not None:
-                self._outputs.append(out.CloseRelay(waiting.reservation.relay))
-
-    # --- answering ------------------------------------------------------------------------------------------------
-
-    def _put(self, output: Any | None) -> None:
-        if output is not None:
-            self._outputs.append(output)
-
-    def _succeed(self, transaction: Transaction, attributes: Attributes) -> None:
-        self._outputs.append(out.Send(transaction.path, transaction.success(self._with_software(attributes))))
-
-    def _may_answer(self, transaction: Transaction, now: float) -> bool:
-        if self._throttle.allows(transaction.path, now):
-            return True
-        self._outputs.append(out.RequestRefused(transaction.path, transaction.message.method, 0))
-        return False
-
-    def _refuse_redirected(self, transaction: Transaction, refusal: Any, now: float) -> None:
-        if not isinstance(refusal, out.RelayRefused):
-            self._refuse(transaction, RemoteError(500), now)
-            return
-        attributes: list[tuple[Attribute[Any], Any]] = []
-        if refusal.alternate is not None:
-            attributes.append((a.ALTERNATE_SERVER, refusal.alternate))
-        if refusal.domain is not None:
-            attributes.append((a.ALTERNATE_DOMAIN, refusal.domain))
-        self._refuse(transaction, RemoteError(refusal.code), now, attributes)
-
-    def _refuse(self, transaction: Transaction, error: RemoteError, now: float, attributes: Attributes = ()) -> None:
-        code = error.code
-        extra = list(attributes)
-        if transaction.key is None and transaction.message.method != Method.BINDING:
-            if not self._may_answer(transaction, now):
-                return
-            if code in CHALLENGES:
-                extra += self._authentication.challenge(transaction.path, now)
-        if code == 420:
-            extra.append((a.UNKNOWN_ATTRIBUTES, error.unknown))
-        peer = error.peer if isinstance(error, PeerRefused) else None
-        path, method = transaction.path, transaction.message.method
-        self._outputs.append(out.Send(path, transaction.error(code, self._with_software(extra))))
-        self._outputs.append(out.RequestRefused(path, method, code, transaction.username or None, peer))
-
-    def _with_software(self, attributes: Attributes) -> Attributes:
-        software = self._settings.software
-        return attributes if software is None else [*attributes, (a.SOFTWARE, software)]
-
-    _METHODS: ClassVar[dict[int, Callable[[TurnServer, Transaction, float], None]]] = {
+    _METHODS: ClassVar[dict[int, Callable[[TurnServer, Transaction, Credentials, float], None]]] = {
         Method.ALLOCATE: _allocate,
         Method.REFRESH: _refresh,
         Method.CREATE_PERMISSION: _create_permission,
         Method.CHANNEL_BIND: _channel_bind,
     }
+
+    # --- odds and ends --------------------------------------------------------------------------------------------
+
+    def _put(self, output: Any | None) -> None:
+        if output is not None:
+            self._outputs.append(output)
+
+    def _give_up(self, number: int) -> None:
+        waiting = self._pending.remove(number)
+        if isinstance(waiting, _WaitsForRelay):
+            self._take_back(waiting)
+
+    def _take_back(self, waiting: _WaitsForRelay) -> None:
+        """What an Allocate that comes to nothing had already got."""
+        self._allocations.quota.give_back(waiting.credentials.username)
+        if waiting.reservation is not None:
+            self._outputs.append(out.CloseRelay(waiting.reservation.relay))
 
 
 def _renews(message: Message) -> bool:

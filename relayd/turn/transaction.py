@@ -9,7 +9,7 @@ from relayd.address import Path
 from relayd.stun import attributes as a
 from relayd.stun.attributes import Attribute, ErrorCode
 from relayd.stun.message import Class, Message, encode
-from relayd.turn.authentication import Claim
+from relayd.turn.authentication import Claim, Credentials
 
 REASONS = {
     300: "Try Alternate",
@@ -37,25 +37,30 @@ Attributes = Sequence[tuple[Attribute[Any], Any]]
 
 
 class Transaction:
-    """A request, where it came from, and, once it is authenticated, whose it is."""
+    """A request, where it came from, and, once it is authenticated, whose it is and how its answer is signed."""
 
-    __slots__ = ("path", "message", "_with_fingerprint", "username", "claim", "key")
+    __slots__ = ("path", "message", "username", "_key", "_sha256", "_with_fingerprint")
 
     def __init__(self, path: Path, message: Message, data: bytes) -> None:
         self.path = path
         self.message = message
+        self.username = ""  # prepared; empty until authenticated
+        self._key: bytes | None = None
+        self._sha256 = False
         # A valid FINGERPRINT is always last; taking other bytes for one costs eight bytes in the answer and nothing
         # else.
         self._with_fingerprint = data[-_FINGERPRINT_SIZE:-4] == _FINGERPRINT_HEADER
-        self.username = ""  # prepared; empty until authenticated
-        self.claim: Claim | None = None
-        self.key: bytes | None = None
 
-    def accept(self, username: str, claim: Claim, key: bytes) -> None:
+    @property
+    def is_authenticated(self) -> bool:
+        return self._key is not None
+
+    def accept(self, credentials: Credentials, claim: Claim) -> None:
         """The proof held: answers are signed from now on."""
-        self.username = username
-        self.claim = claim
-        self.key = key
+        self.username = credentials.username
+        self._key = credentials.key
+        # RFC 8489 section 9.2.4: SHA-256 unless the request knew nothing of algorithms
+        self._sha256 = claim.negotiated
 
     def success(self, attributes: Attributes) -> bytes:
         """A success response."""
@@ -72,8 +77,7 @@ class Transaction:
             cls,
             message.transaction_id,
             attributes,
-            key=self.key,
-            # RFC 8489 section 9.2.4: the kind of integrity that the request was authenticated with
-            sha256=message.has_sha256,
+            key=self._key,
+            sha256=self._sha256,
             with_fingerprint=self._with_fingerprint,
         )

@@ -161,8 +161,8 @@ class Shell:
         assert self.open == {}
         assert self.flows == {}
         assert len(core._pending) == 0
-        assert len(core._reservations) == 0
-        assert core._allocations.places_taken == 0
+        assert len(core._allocations._reservations) == 0
+        assert core._allocations.quota.taken == 0
         assert not any(core.count(app_connection) for app_connection in AppConnection)
 
 
