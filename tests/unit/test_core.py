@@ -106,6 +106,17 @@ def test_bounded_under_churn() -> None:
     assert len(deadlines) == 10
 
 
+def test_nothing_left_of_cancelled_crowds() -> None:
+    """When all of a crowd are cancelled, no more than a constant stays, though nothing is ever set again."""
+    deadlines: Deadlines[int] = Deadlines()
+    for key in range(1000):
+        deadlines.set(key, 600.0)
+    for key in range(1000):
+        deadlines.cancel(key)
+    assert heap_size(deadlines) <= 64
+    assert deadlines.next() is None
+
+
 def test_bounded_under_moves() -> None:
     """One key that is moved 10,000 times, always earlier or at random, fills nothing."""
     deadlines: Deadlines[int] = Deadlines()

@@ -111,7 +111,7 @@ class TestStreamSplitter:
             b"POST / HTTP/1.1\r\n",
             b"SSH-2.0-OpenSSH_9.6\r\n",
             bytes.fromhex("16030100"),  # a TLS ClientHello starts so, 0x0100 being a length that STUN could have
-            bytes.fromhex("0001000300"),
+            bytes.fromhex("00010003 2112a442"),
         ],
     )
     def test_strangers(self, stranger: bytes) -> None:

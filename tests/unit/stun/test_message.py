@@ -261,9 +261,10 @@ class TestFingerprint:
     def test_wrong_size(self, size: int) -> None:
         """A fingerprint has four bytes."""
         covered = with_body(b"", 4 + size + -size % 4)
-        value = fingerprint(covered).to_bytes(4, "big").ljust(size, b"\0")[:size]
-        with pytest.raises(DecodeError):
-            decode(with_body(tlv(FINGERPRINT, value)))
+        value = fingerprint(covered).to_bytes(4, "big")
+        for resized in (value.ljust(size, b"\0")[:size], value.rjust(size, b"\0")[:size]):
+            with pytest.raises(DecodeError):
+                decode(with_body(tlv(FINGERPRINT, resized)))
 
 
 class TestLimits:
