@@ -93,13 +93,21 @@ class UserTable:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             except OSError as error:
                 raise ConfigurationError(f"user database {path}: cannot be made: {error.strerror}") from None
-            with _explained(path):
-                connection = sqlite3.connect(path)
-                try:
-                    connection.executescript(_SCHEMA)
-                finally:
-                    connection.close()
+            try:
+                cls._lay_out(path)
+            except ConfigurationError:
+                path.unlink()  # half a database would be in the way of the next attempt
+                raise
         return cls(path, writable=True)
+
+    @staticmethod
+    def _lay_out(path: Path) -> None:
+        with _explained(path):
+            connection = sqlite3.connect(path)
+            try:
+                connection.executescript(_SCHEMA)
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Idempotent."""

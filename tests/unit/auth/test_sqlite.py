@@ -12,6 +12,7 @@ from twisted.cred.strcred import makeChecker
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent
 
+from relayd.auth import user_table
 from relayd.auth.realm import Authenticator
 from relayd.auth.sqlite import PAUSE_AFTER_FAILURE, READER_PATIENCE, SqliteChecker
 from relayd.auth.user_table import UserRow, UserTable
@@ -98,6 +99,14 @@ def test_no_password_is_stored(database: Path) -> None:
 def test_new_database_is_its_owners_alone(database: Path) -> None:
     """Keys are as good as passwords in their realm, so that nobody else may read the file."""
     assert database.stat().st_mode & 0o777 == 0o600
+
+
+def test_failed_creation_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tables cannot be made (a full disk, say) nothing is left that the next attempt would stumble over."""
+    monkeypatch.setattr(user_table, "_SCHEMA", "CREATE nonsense")
+    with pytest.raises(ConfigurationError, match=r"users\.db"):
+        UserTable.create(tmp_path / "users.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_changes_take_effect_at_the_next_request(database: Path) -> None:
