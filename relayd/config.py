@@ -129,10 +129,11 @@ def _ports(text: str) -> tuple[int, int]:
 
 def _realm(text: str) -> str:
     if not 0 < len(text) <= MAX_REALM or not text.isprintable() or '"' in text:
-        raise ConfigurationError(
-            f"not a realm: write 1 to {MAX_REALM} printable characters, no quotes, such as a domain"
-        )
-    return text
+        raise ConfigurationError(f"not a realm: write 1 to {MAX_REALM} printable characters, such as a domain")
+    try:
+        return opaque_string(text)  # as relayd-user prepares the realm of a key
+    except DecodeError as why:
+        raise ConfigurationError(f"not a realm ({why}): write a domain, for example") from None
 
 
 def _log_format(text: str) -> str:

@@ -23,6 +23,11 @@ from relayd.interfaces import IDataPlane, IListener, IListenerFactory, IPeerTran
 from relayd.service import RelayService
 
 
+def complaint(message: str) -> str:
+    """The one line on standard error. Line breaks and control characters, which an option may hold, become spaces."""
+    return "relayd: " + "".join(each if each.isprintable() else " " for each in message)
+
+
 class StartFailed(SystemExit, Exception):
     """Ends the process with status 1.
 
@@ -150,7 +155,7 @@ class RelayDaemon(Service):
             self._log.failure(
                 "a listener could not be opened", failure
             )  # a bug, or a third party's: the log shows where
-        self._failure = f"relayd: {failure.getErrorMessage()}"
+        self._failure = complaint(failure.getErrorMessage())
         self._console.complain(self._failure)
         if not self._starting and self.running:
             self._end_process()

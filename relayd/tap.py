@@ -15,6 +15,7 @@ import relayd
 from relayd import config
 from relayd.auth.realm import CREDENTIAL_INTERFACES
 from relayd.configfile import nearest, read_config_file
+from relayd.daemon import complaint
 from relayd.errors import ConfigurationError
 from relayd.interfaces import (
     IAllocationObserverFactory,
@@ -138,9 +139,9 @@ class Options(usage.Options, strcred.AuthOptionMixin):
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as why:
-            raise SystemExit(f"relayd: {self._explain(str(why))}") from None
+            raise SystemExit(complaint(self._explain(str(why)))) from None
         except ConfigurationError as why:
-            raise SystemExit(f"relayd: {why}") from None
+            raise SystemExit(complaint(str(why))) from None
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
@@ -199,7 +200,7 @@ def makeService(options: Options) -> IService:
     try:
         return build_daemon(options.settings, options.checkers, reactor, _is_daemon(options))
     except ConfigurationError as why:
-        raise SystemExit(f"relayd: {why}") from None
+        raise SystemExit(complaint(str(why))) from None
 
 
 def _is_daemon(options: Options) -> bool:

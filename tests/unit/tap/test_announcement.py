@@ -1,0 +1,74 @@
+"""What is printed at the start."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from relayd.address import TransportAddress
+from relayd.announcement import READY, announcement, turn_uris
+from relayd.config import RelayAddress
+from relayd.defaults import OneUser
+
+
+@dataclass
+class FakeListener:
+    app_connection: str
+    addresses: list[TransportAddress]
+    kind: str = "turn"
+    description: str = field(default="a way in")
+
+
+def listener(app_connection: str, *hosts: str) -> Any:
+    return FakeListener(app_connection, [TransportAddress.parse(host, 3478) for host in hosts])
+
+
+def relay(bound: str, advertised: str) -> RelayAddress:
+    return RelayAddress(TransportAddress.parse(bound, 0), TransportAddress.parse(advertised, 0))
+
+
+@pytest.mark.parametrize(
+    ("app_connection", "hosts", "uris"),
+    [
+        ("udp", ["127.0.0.1"], ["turn:127.0.0.1:3478?transport=udp"]),
+        ("tcp", ["::1"], ["turn:[::1]:3478?transport=tcp"]),
+        ("tls", ["127.0.0.1"], ["turns:127.0.0.1:3478?transport=tcp"]),
+        ("dtls", ["127.0.0.1"], ["turns:127.0.0.1:3478?transport=udp"]),
+        ("udp", ["0.0.0.0"], ["turn:198.51.100.7:3478?transport=udp"]),
+        ("udp", ["::"], []),
+        ("udp", ["127.0.0.1", "127.0.0.2"], ["turn:127.0.0.1:3478?transport=udp"]),
+        ("tcp", [], []),
+        ("ws", ["127.0.0.1"], []),
+    ],
+)
+def test_uris_are_what_clients_write(app_connection: str, hosts: list[str], uris: list[str]) -> None:
+    """RFC 7065 URIs with an address that a client can reach: for a wildcard the one that it will be told anyway."""
+    assert turn_uris([listener(app_connection, *hosts)], [relay("10.0.0.5", "198.51.100.7")]) == uris
+
+
+def test_one_user_is_printed_as_ice_servers_entry() -> None:
+    """One line is JSON that a browser takes as it is; the last line says that it is ready."""
+    user = OneUser()
+    lines = announcement([listener("udp", "127.0.0.1")], [relay("127.0.0.1", "127.0.0.1")], "portable", True, user)
+    entry = json.loads(next(line for line in lines if line.startswith("{")))
+    assert entry == {
+        "urls": ["turn:127.0.0.1:3478?transport=udp"],
+        "username": user.username,
+        "credential": user.credential,
+    }
+    assert lines[-1] == READY
+    assert any("loopback may be reached" in line for line in lines)
+
+
+def test_private_relay_address_is_pointed_out() -> None:
+    """Clients outside cannot use a private relayed address: the option that helps is named."""
+
+    def hints(advertised: str) -> list[str]:
+        lines = announcement([listener("udp", "10.0.0.5")], [relay("10.0.0.5", advertised)], "portable", False, None)
+        return [line for line in lines if "--relay-address 10.0.0.5=" in line]
+
+    assert len(hints("10.0.0.5")) == 1
+    assert hints("8.8.8.8") == []
