@@ -13,6 +13,7 @@ from typing import Any
 
 from relayd.address import Family, TransportAddress
 from relayd.errors import ConfigurationError, DecodeError
+from relayd.stun.text import opaque_string
 from relayd.turn.peer_rules import Network, parse_cidr
 
 DEFAULT_PORT = 3478  # RFC 8656 section 2.1: TURN over UDP and TCP
