@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         command(
             "add", _add, "Add a user, or give one another password; it is asked for, or read as a line from a pipe."
         ),
-        command("remove", _remove, "Remove a user; in effect with the user's next request."),
-        command("disable", _disable, "Refuse a user from the next request on, and keep the password."),
+        command("remove", _remove, "Remove a user; in effect at the next Allocate or Refresh."),
+        command("disable", _disable, "Refuse a user from the next Allocate or Refresh on."),
         command("enable", _enable, "Let a disabled user in again."),
         command("list", _list, "Print everybody: realm, user name, and whether disabled; separated by tabs."),
     ]

@@ -105,7 +105,7 @@ Users in an SQLite database, made and changed with the command relayd-user while
     relayd-user add --database /var/lib/relayd/users.db --realm example.org alice
 
 The database holds long-term keys, which are valid only in the realm they were made for, and no passwords. The realm has
-to be the relay's own (--realm). Disabling or removing a user takes effect with the user's next request. USERHASH works.
+to be the relay's own (--realm). Disabling or removing a user takes effect at the user's next Allocate or Refresh.
 """  # noqa: N815
     argStringFormat = "Path of the database."
     credentialInterfaces = SqliteChecker.credentialInterfaces

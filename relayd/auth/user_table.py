@@ -152,7 +152,7 @@ class UserTable:
         self._change("DELETE FROM users WHERE username = ? AND realm = ?", username, realm)
 
     def set_disabled(self, username: str, realm: str, disabled: bool) -> None:
-        """Withdraw a user, or let one in again; takes effect with the user's next request."""
+        """Withdraw a user, or let one in again; takes effect when the user is next asked for."""
         statement = f"UPDATE users SET disabled = {int(disabled)} WHERE username = ? AND realm = ?"
         self._change(statement, username, realm)
 
