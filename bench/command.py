@@ -19,8 +19,8 @@ from bench.report import Figure, number, ratio, table, verdict
 from bench.rows import ROWS, Row, Sample
 from bench.servers import Server, given_server, pinned, start_coturn, start_relayd
 
-DEFAULT_SECONDS = 3.0
-DEFAULT_ROUNDS = 3
+DEFAULT_SECONDS = 2.0
+DEFAULT_ROUNDS = 5
 QUICK_SECONDS = 0.5
 ATTEMPTS = 3
 """A disturbed round is worth repeating; one that is invalid time after time is so for a reason, which is told."""
@@ -167,17 +167,16 @@ def lines(row: Row, samples: Samples) -> list[list[str]]:
         columns += [column for column in sample.figures if column not in columns]
     made = []
     for column in columns or [next(iter(row.goals), "")]:
-        theirs, ours = (_figure(samples.get(name, []), column) for name in (BASELINE, SUBJECT))
-        times, goal = ratio(ours, theirs), row.goals.get(column)
+        theirs, ours = (_values(samples.get(name, []), column) for name in (BASELINE, SUBJECT))
+        times, goal = ratio(ours, theirs) if len(ours) == len(theirs) else None, row.goals.get(column)
         title = row.title if column in ("cpu", "memory", "") else f"{row.title}, {column}"
         said = ["" if times is None else f"{times:.2f}", "" if goal is None else f"{goal:g}", verdict(times, goal)]
-        made.append([title, row.unit, str(theirs), str(ours), *said])
+        made.append([title, row.unit, str(Figure.of(theirs)), str(Figure.of(ours)), *said])
     return made
 
 
-def _figure(samples: Sequence[Sample], column: str) -> Figure:
-    valid = [sample.figures[column] for sample in samples if not sample.invalid and column in sample.figures]
-    return Figure.of(valid, len(samples))
+def _values(samples: Sequence[Sample], column: str) -> list[float | None]:
+    return [None if sample.invalid else sample.figures.get(column) for sample in samples]
 
 
 def notes(row: Row, samples: Samples) -> list[str]:
@@ -199,9 +198,9 @@ def _conditions(releases: dict[str, str], rounds: int, seconds: float) -> str:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return (
         f"\n{today}: {servers}; {python}, Linux {platform.release()}, {_processor()}.\n"
-        f"Each server on one core, the generator on another; {rounds} rounds of {seconds:g} s:\n"
-        "medians (lowest-highest). "
-        f"CPU time is that of the server process; load average {os.getloadavg()[0]:.1f}.\n"
+        f"Each server on one core, the generator on another; {rounds} rounds of {seconds:g} s, turn and turn about.\n"
+        "Medians (lowest-highest) of each, and the median of the rounds' ratios. CPU time is that of the\n"
+        f"server process; load average {os.getloadavg()[0]:.1f}.\n"
     )
 
 

@@ -128,6 +128,15 @@ class Fleet:
             sends.append(partial(batch.send, self.peer.fileno()))
         return sends
 
+    def down_segmented(self, size: int, order: Sequence[int]) -> list[Send]:
+        """As `down`, each burst in one piece that the kernel cuts: for servers that would outrun it."""
+        payload = client.random_payload(size)
+        sends: list[Send] = []
+        for run in runs(order, CHUNK):
+            batch = SendBatch([Datagram(payload * len(run), self.clients[run[0]].allocation.relayed, segment=size)])
+            sends.append(_counted(batch, self.peer.fileno(), len(run)))
+        return sends
+
     # --- whether it arrives -------------------------------------------------------------------------------------------
 
     def prove(self, member: Client) -> None:
@@ -164,6 +173,10 @@ def _stream_send(sock: socket.socket, frame: bytes, count: int) -> Send:
         return count
 
     return send
+
+
+def _counted(batch: SendBatch, fd: int, packets: int) -> Send:
+    return lambda: batch.send(fd) * packets
 
 
 def bursts(clients: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 The generator has to be cheaper than the servers that it loads, so nothing is built or parsed while packets move: a
 `SendBatch` keeps its payloads, destinations and source addresses in C memory, and a `ReceiveBatch` only counts what
-came. The GSO of ``UDP_SEGMENT`` is left out on purpose: real clients' packets reach a server one by one.
+came. Packets leave one by one, as those of real clients reach a server; only where that would leave the generator
+slower than the server (towards streams) do bursts leave through ``UDP_SEGMENT``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ IP_PKTINFO = 8
 """linux/in.h; the socket module of Python 3.11 lacks it."""
 
 _SOCKADDR_SIZE = 16
+_CONTROL_HEADER_SIZE = 16
 _CONTROL_SIZE = 32
-"""CMSG_SPACE of an in_pktinfo (12 bytes) on a 64-bit system."""
+"""CMSG_SPACE on a 64-bit system of an in_pktinfo (12 bytes), and room for a segment size (2 bytes)."""
+_UDP_SEGMENT = 103
 
 _ffi = FFI()
 _ffi.cdef(
@@ -49,6 +52,17 @@ class Datagram(NamedTuple):
     payload: bytes
     destination: tuple[str, int]
     source: str | None = None
+    segment: int = 0
+    """Bytes of each of the datagrams into which the kernel cuts `payload`; 0: it is one."""
+
+    @property
+    def control(self) -> bytes:
+        """Ancillary data: the source address or the segment size."""
+        if self.source is not None:
+            return _control(socket.IPPROTO_IP, IP_PKTINFO, packet_info(self.source))
+        if self.segment:
+            return _control(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", self.segment))
+        return b""
 
 
 def sockaddr(address: tuple[str, int]) -> bytes:
@@ -68,10 +82,8 @@ def packet_info(source: str) -> bytes:
     return struct.pack("=i4s4s", 0, socket.inet_aton(source), bytes(4))
 
 
-def _control(source: str) -> bytes:
-    info = packet_info(source)
-    header = struct.pack("@Nii", 16 + len(info), socket.IPPROTO_IP, IP_PKTINFO)
-    return (header + info).ljust(_CONTROL_SIZE, b"\0")
+def _control(level: int, kind: int, data: bytes) -> bytes:
+    return (struct.pack("@Nii", _CONTROL_HEADER_SIZE + len(data), level, kind) + data).ljust(_CONTROL_SIZE, b"\0")
 
 
 class SendBatch:
@@ -91,8 +103,8 @@ class SendBatch:
             header.msg_iov, header.msg_iovlen = vector, 1
             self._keep += [payload, name, vector]
             self.payloads.append(_ffi.buffer(payload, len(datagram.payload)))
-            if datagram.source is not None:
-                control = _ffi.new("char[]", _control(datagram.source))
+            if datagram.control:
+                control = _ffi.new("char[]", datagram.control)
                 header.msg_control, header.msg_controllen = control, _CONTROL_SIZE
                 self._keep.append(control)
 

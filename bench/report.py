@@ -24,9 +24,10 @@ class Figure(NamedTuple):
     valid: bool = False
 
     @classmethod
-    def of(cls, values: Sequence[float], rounds: int) -> Figure:
-        """Of the values of the valid rounds; invalid as a whole unless more than half of the rounds were valid."""
-        if not values or 2 * len(values) <= rounds:
+    def of(cls, rounds: Sequence[float | None]) -> Figure:
+        """Of the rounds that are not None; invalid as a whole unless those are more than half."""
+        values = [value for value in rounds if value is not None]
+        if 2 * len(values) <= len(rounds):
             return cls()
         return cls(statistics.median(values), min(values), max(values), valid=True)
 
@@ -43,11 +44,14 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def ratio(ours: Figure, theirs: Figure) -> float | None:
-    """Ours to theirs; None where one of them is invalid: then nothing is claimed."""
-    if not ours.valid or not theirs.valid or theirs.median <= 0:
-        return None
-    return ours.median / theirs.median
+def ratio(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
+    """The median of the rounds' own ratios of ours to theirs, where None is an invalid round.
+
+    Within a round the two are measured right after each other: a machine whose speed drifts does not favour one.
+    None where not more than half of the rounds have a ratio: then nothing is claimed.
+    """
+    each = [our / their for our, their in zip(ours, theirs, strict=True) if our is not None and their]
+    return statistics.median(each) if 2 * len(each) > len(ours) else None
 
 
 def verdict(value: float | None, goal: float | None) -> str:

@@ -67,7 +67,10 @@ def relay_cost(
     """CPU time per relayed packet at full rate: bursts of 32 with up to 10 clients, fully interleaved with more."""
     order = bursts(clients) if clients <= 10 else interleaved(clients)
     with Fleet.of(server, clients, transport) as fleet:
-        sends = fleet.down(size, order) if direction == "down" else fleet.up(size, order)
+        if direction != "down":
+            sends = fleet.up(size, order)
+        else:
+            sends = fleet.down(size, order) if transport == "udp" else fleet.down_segmented(size, order)
         run = partial(full_rate, sends, window=WINDOWS[size])
         run(sink_for(fleet, direction, size), seconds=WARM_SECONDS)
         sample = _cost(server, lambda: run(sink_for(fleet, direction, size), seconds=seconds))

@@ -19,6 +19,8 @@ DRAIN_NS = 300_000_000
 """After the last packet went, wait this long for stragglers."""
 GAP_NS = 200_000
 """A paced generator that was kept off its core longer than 0.2 ms does not catch up: a burst would not be paced."""
+POLL_PACKETS = 32
+"""While pacing, the far end is emptied once in so many packets: a look takes time in which one may be due."""
 LATE_PACKETS = 2
 """Packets that a paced generator may be behind before one counts as late."""
 _READ_SIZE = 1 << 18
@@ -169,7 +171,8 @@ def paced(sends: Sequence[Send], sink: Sink, rate: float, seconds: float) -> Flo
                 due = now
             late += now - due > LATE_PACKETS * interval
             due += interval
-        sink.poll()
+            if sent % POLL_PACKETS == 0:
+                sink.poll()
         now = time.perf_counter_ns()
     _drain(sink, sent * sink.passages)
     wanted = seconds * rate
