@@ -150,7 +150,7 @@ def test_everything_is_closed_in_order() -> None:
 
 
 def test_console_outlives_redirection(tmp_path: Any) -> None:
-    """What is said goes to the stream as it was, even if it was closed or replaced; one without descriptor is nobody."""
+    """What is said goes to the stream as it was, even if that was closed since; without a descriptor nobody hears."""
     with open(tmp_path / "out", "w", encoding="utf-8") as out:
         console = daemon.Console(out, io.StringIO())
     console.say("hello")
