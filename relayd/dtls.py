@@ -86,7 +86,7 @@ Output = Transmit | Established | Deliver | Ended
 
 
 class DtlsContext:
-    """Certificate, key and the protocols to choose from by ALPN, in order of preference."""
+    """Certificate, key and the protocols to choose from by ALPN, in order of preference. Serves one `DtlsServer`."""
 
     def __init__(self, certificates: bytes, key: bytes, protocols: Sequence[bytes] = ()) -> None:
         """`certificates` is PEM, the server's own first; `key` is unencrypted PEM. Raises ConfigurationError."""

@@ -18,6 +18,7 @@ from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.errors import DecodeError
 from relayd.interfaces import IClientPath
 from relayd.listeners.admission import source_of
+from relayd.listeners.liveness import Liveness
 from relayd.stun.framing import StreamSplitter, encode_channel_data
 
 if TYPE_CHECKING:
@@ -54,15 +55,15 @@ class StreamClient(Protocol):
         self._waiting: list[bytes] = []  # for the one write at the end of this turn
         self._waiting_size = 0
         self._owed = 0
-        self._since = 0.0  # when it connected, was last seen alive by a sweep, or began to close
+        self._liveness = Liveness(listener.clock.seconds())
+        self._closing_since = 0.0
         self._source: bytes | None = None
         self._admitted = self._identified = self._receiving = False
-        self._paused = self._closing = self._heard = self._spoke = False
+        self._paused = self._closing = False
 
     # --- what the transport calls ---
 
     def connectionMade(self) -> None:
-        self._since = self._listener.clock.seconds()
         self._listener.connected(self)
         self._admitted = not self._listener.closing and self._listener.admission.enter()
         if not self._admitted:
@@ -86,7 +87,7 @@ class StreamClient(Protocol):
             return
         if not messages:
             return
-        self._heard = self._receiving = True
+        self._liveness.heard = self._receiving = True
         flows = self.flows
         for message in messages:
             first = message[0]
@@ -148,7 +149,7 @@ class StreamClient(Protocol):
             return
         self.flush()
         self._closing = True
-        self._since = self._listener.clock.seconds()
+        self._closing_since = self._listener.clock.seconds()
         transport: Any = self.transport
         transport.unregisterProducer()  # or TLS would wait for it
         transport.loseConnection()
@@ -175,20 +176,16 @@ class StreamClient(Protocol):
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""
         if self._closing:
-            if now - self._since >= CLOSE_GRACE:
-                self._since = now
+            if now - self._closing_since >= CLOSE_GRACE:
+                self._closing_since = now
                 self.abort()
-        elif self._heard:
-            self._heard = False
-            self._spoke = True
-            self._since = now
-        else:
-            settings = self._listener.settings
-            limit = settings.idle_timeout if self._spoke else settings.first_message_timeout
-            if now - self._since >= limit and not (self._identified and self._service.has_allocation(self)):
-                self.close()
+        elif self._liveness.has_expired(now, self._listener.settings) and not self._is_in_use():
+            self.close()
 
     # --- within ---
+
+    def _is_in_use(self) -> bool:
+        return self._identified and self._service.has_allocation(self)
 
     def _ready(self) -> bool:
         return not self._closing and (self._identified or self._identify())

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from relayd.config import ListenerSettings
 from relayd.interfaces import IDataPlane, IListener, IListenerFactory, IRelayService
+from relayd.listeners.dtls import open_dtls
 from relayd.listeners.stream import listen_stream
 from relayd.listeners.udp import open_udp
 
@@ -35,7 +36,10 @@ class TurnListenerFactory:
         self, endpoint: str, reactor: Any, service: IRelayService, data_plane: IDataPlane, settings: ListenerSettings
     ) -> Deferred[IListener]:
         """See `IListenerFactory.listen`."""
-        if endpoint.partition(":")[0] == "udp":
+        prefix = endpoint.partition(":")[0]
+        if prefix == "udp":
             return execute(open_udp, endpoint, service, data_plane)
+        if prefix == "dtls":
+            return execute(open_dtls, endpoint, reactor, service, data_plane, settings)
         opened: Deferred[Any] = listen_stream(endpoint, reactor, service, settings)
         return opened
