@@ -8,7 +8,9 @@ from relayd.errors import DecodeError
 
 CHANNEL_HEADER_SIZE = 4
 MIN_CHANNEL = 0x4000
-MAX_CHANNEL = 0x4FFF  # RFC 8656 section 12: 0x5000 and up are reserved for other protocols (RFC 7983)
+# Deviation: RFC 8656 section 12 ends at 0x4FFF; clients of RFC 5766 (coturn's among them) pick from twice as many
+# bits, and nothing else that reaches our ports begins with 0x50 to 0x7F (RFC 7983).
+MAX_CHANNEL = 0x7FFF
 
 _CHANNEL_HEADER = struct.Struct("!HH")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
@@ -70,7 +72,7 @@ class StreamSplitter:
                 end = step = at + 20 + length
                 if length & 3 or not b"\x21\x12\xa4\x42".startswith(data[at + 4 : at + 8]):
                     raise DecodeError("neither STUN nor ChannelData")
-            elif first < 0x50:
+            elif first < 0x80:
                 end = at + CHANNEL_HEADER_SIZE + length
                 step = end + -length % 4
             else:
@@ -79,7 +81,7 @@ class StreamSplitter:
                 break
             messages.append(data[at:end])
             at = step
-        if at < size and data[at] >= 0x50:
+        if at < size and data[at] >= 0x80:
             raise DecodeError("neither STUN nor ChannelData")
         self._pending = data[at:]
         return messages

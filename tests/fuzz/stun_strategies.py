@@ -81,7 +81,7 @@ def raw_messages(draw: st.DrawFn) -> bytes:
 def raw_channel_data(draw: st.DrawFn) -> bytes:
     """ChannelData as on a stream; now and then its number or its length lies."""
     payload = draw(st.binary(max_size=60))
-    number = draw(st.integers(0x4000, 0x4FFF) | st.integers(0x4000, 0x4FFF) | u16)
+    number = draw(st.integers(0x4000, 0x7FFF) | st.integers(0x4000, 0x4FFF) | u16)
     length = draw(st.just(len(payload)) | st.just(len(payload)) | u16)
     return struct.pack("!HH", number, length) + payload + bytes(-len(payload) % 4)
 

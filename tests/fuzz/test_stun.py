@@ -99,7 +99,7 @@ def test_any_stream(data: bytes, cuts: list[int]) -> None:
 @given(
     content=st.lists(
         st.builds(lambda content, transaction: encode(1, Class.REQUEST, transaction, content), pair_lists, transactions)
-        | st.tuples(st.integers(0x4000, 0x4FFF), st.binary(max_size=50)),
+        | st.tuples(st.integers(0x4000, 0x7FFF), st.binary(max_size=50)),
         max_size=8,
     ),
     cuts=st.lists(st.integers(0, 10_000), max_size=20),

@@ -33,8 +33,8 @@ class TestChannelData:
     def test_round_trip(self, size: int, padded: bool) -> None:
         """What is framed is read back, from nothing to 65,535 bytes; padding in a datagram is not payload."""
         payload = bytes(range(256)) * 256
-        framed = encode_channel_data(0x4FFF, payload[:size], padded=padded)
-        assert decode_channel_data(framed) == (0x4FFF, payload[:size])
+        framed = encode_channel_data(0x7FFF, payload[:size], padded=padded)
+        assert decode_channel_data(framed) == (0x7FFF, payload[:size])
 
     def test_truncated_anywhere(self) -> None:
         """ChannelData that is longer than what carries it is a DecodeError, wherever it was cut off."""
@@ -43,9 +43,9 @@ class TestChannelData:
             with pytest.raises(DecodeError):
                 decode_channel_data(framed[:size])
 
-    @pytest.mark.parametrize("number", [0x0001, 0x3FFF, 0x5000, 0x7FFF, 0x8000, 0xFFFF])
+    @pytest.mark.parametrize("number", [0x0001, 0x3FFF, 0x8000, 0xFFFF])
     def test_not_a_channel_number(self, number: int) -> None:
-        """Numbers outside 0x4000 to 0x4FFF are no channel."""
+        """Numbers outside 0x4000 to 0x7FFF are no channel."""
         with pytest.raises(DecodeError):
             decode_channel_data(number.to_bytes(2, "big") + bytes(2))
 
@@ -98,7 +98,7 @@ class TestStreamSplitter:
         assert splitter.receive(longest[-1:]) == [longest]
         assert splitter.pending == 0
 
-    @pytest.mark.parametrize("first", [0x50, 0x7F, 0x80, 0xFF])
+    @pytest.mark.parametrize("first", [0x80, 0xFF])
     def test_first_byte_tells(self, first: int) -> None:
         """A byte that begins neither STUN nor ChannelData is refused at once, also behind a whole message."""
         for before in (b"", STUN):
@@ -108,8 +108,6 @@ class TestStreamSplitter:
     @pytest.mark.parametrize(
         "stranger",
         [
-            b"POST / HTTP/1.1\r\n",
-            b"SSH-2.0-OpenSSH_9.6\r\n",
             bytes.fromhex("16030100"),  # a TLS ClientHello starts so, 0x0100 being a length that STUN could have
             bytes.fromhex("00010003 2112a442"),
         ],
