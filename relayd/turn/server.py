@@ -121,7 +121,7 @@ class TurnServer:
         if self._is_shut_down:
             return
         try:
-            if data and 0x40 <= data[0] <= 0x4F:
+            if data and 0x40 <= data[0] <= 0x7F:
                 self._receive_channel_data(path, data, now)
                 return
             message = decode(data)
