@@ -7,6 +7,7 @@ Everything here is the slow path: one call per datagram, right on every platform
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from abc import ABC, abstractmethod
@@ -53,7 +54,7 @@ FAILURES_TOLERATED = 64
 """Receive errors in a row, nothing read in between, after which a relayed socket is taken for broken."""
 
 _UDP = 17  # IP protocol number
-_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 _log = Logger()
 
 
@@ -204,8 +205,8 @@ class Relay(PlaneSocket):
                 return
 
     def receive_failed(self, code: int) -> None:
-        """Reading failed with that errno. Mostly an ICMP error waits; a socket that only fails is broken, and closed."""
-        if code in _BUSY or code == errno.EINTR or self.closed:
+        _log.error("Relay {address} is broken, and closed: {error}", address=str(self.address), error=os.strerror(code))
+        if code in BUSY or code == errno.EINTR or self.closed:
             return
         self.failures += 1
         self.read_errors()
@@ -245,7 +246,7 @@ class Relay(PlaneSocket):
             self.socket.sendto(data, sockaddr)
             return True
         except OSError as error:
-            if error.errno in _BUSY:
+            if error.errno in BUSY:
                 return False
         # An ICMP error about an earlier datagram, perhaps to another peer, is told to whoever sends next, and the
         # datagram is not sent. Being told clears it, so the second attempt fails only for a reason of its own.

@@ -368,7 +368,7 @@ class DataPlaneSuite:
         self.assertEqual((await self.service.next(self.service.from_peer))[1], self.peer.address)
 
     async def test_moved_client(self) -> None:
-        """When an allocation moves to another path, the peer's datagrams follow; removing the old flow keeps the new."""
+        """When an allocation moves to another path, the peer's datagrams follow, and the old one's removal keeps it."""
         old = await self.bind()
         new_client = self.stranger()
         await self.bind(new_client)

@@ -1,0 +1,364 @@
+"""The data plane for Linux: receives and sends many datagrams per system call and copies no payload in Python.
+
+Theory of operation. All sockets are in an epoll set of the plane's own; the reactor watches that set's one descriptor,
+because a reactor event per socket would cost more than the packets. A turn takes what is ready, batch by batch (see
+`relayd.dataplane.buffers`). Within a batch, neighbours of one flow and one size are a run, which leaves as one
+UDP_SEGMENT send.
+
+Up (client to peer) a run is sent at once, for each relay has a socket of its own. Down (peer to client) runs are queued
+over all relays that are ready and leave together in one sendmmsg, for clients share a socket. Everything that is queued
+is flushed before anyone above is called: so order is kept, and whatever the call closes has nothing left to send.
+
+What no flow takes, what is limited, and clients of other listeners go the slow way of `relayd.dataplane.plane`.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Hashable
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import TransportAddress
+from relayd.dataplane.buffers import (
+    HEADER,
+    RUN_BYTES,
+    SLOTS,
+    SOCKADDR_SIZE,
+    Inbox,
+    Outbox,
+    pack_sockaddr,
+    unpack_sockaddr,
+)
+from relayd.dataplane.flow import Flow
+from relayd.dataplane.libc import Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
+from relayd.dataplane.plane import BUSY, DatagramPath, DatagramPort, DataPlane, PlaneSocket, Relay
+from relayd.interfaces import IDatagramReceiver, IRelayReceiver
+
+DATAGRAMS_PER_TURN = 1024
+"""After about that many (2 ms of work) the reactor gets its turn, however much more there is."""
+
+EVENTS_PER_POLL = 64
+"""Sockets that are served before the epoll set is asked again; it gives those that waited longest first."""
+
+_READY = select.EPOLLIN
+_NOTHING = ffi.NULL
+_SEGMENT_REFUSED = (errno.EINVAL, errno.EMSGSIZE)  # longer than the path MTU: fragmented, so it must go by itself
+_log = Logger()
+
+
+class Route:
+    """What the kernel is told to forward one flow: both sockaddrs, in memory that does not move."""
+
+    __slots__ = (
+        "port",
+        "number_word",
+        "peer_at",
+        "client_at",
+        "name_size_up",
+        "name_size_down",
+        "up_most",
+        "down_most",
+        "_names",
+    )
+
+    def __init__(self, port: BatchedPort, flow: Flow) -> None:
+        peer = pack_sockaddr(flow.peer)
+        client = pack_sockaddr(flow.client.path.client)
+        self._names = Memory(len(peer) + len(client))
+        self._names.view[:] = peer + client
+        self.port = port
+        self.peer_at = self._names.at
+        self.client_at = self._names.at + len(peer)
+        self.name_size_up = len(peer)
+        self.name_size_down = len(client)
+        # A ChannelData header as the word that a little-endian processor stores: number and length are big-endian halves.
+        self.number_word = socket.htons(flow.number)
+        # Longest datagram that may go in a UDP_SEGMENT run each way; lowered when the kernel refuses one.
+        self.up_most = self.down_most = RUN_BYTES
+
+
+class BatchedPort(DatagramPort):
+    """A client-side port."""
+
+    __slots__ = ("inbox",)
+    inbox: Inbox
+
+    def read(self) -> int:
+        """Read and forward one batch; gives the number of datagrams."""
+        inbox = self.inbox
+        count = recvmmsg(self.fd, inbox.messages[0], SLOTS, 0, _NOTHING)
+        if count <= 0:
+            return 0
+        plane: Any = self.plane
+        send_up = plane.send_up
+        flows = self.flows
+        run: Flow | None = None
+        run_key, run_size, run_first, slot = b"", 0, 0, -1
+        for (key, size), length in zip(inbox.heads(0, count), inbox.lengths[:count].tolist(), strict=False):
+            slot += 1
+            if run is not None:
+                if key == run_key and size == run_size and length >= size + HEADER:
+                    continue
+                send_up(run, inbox, run_first, slot - run_first, run_size)
+            run = flows.get(key) if length >= HEADER else None
+            if run is None:
+                plane.flush()
+                self.hand_up(unpack_sockaddr(key[: inbox.name_size]), inbox.datagram(slot, length))
+                if self.closed:
+                    return count
+            elif length < size + HEADER:
+                run = None  # it claims more than came: dropped
+            else:
+                run_key, run_size, run_first = key, size, slot
+        if run is not None:
+            send_up(run, inbox, run_first, count - run_first, run_size)
+        return count
+
+
+class BatchedRelay(Relay):
+    """A relayed transport address."""
+
+    __slots__ = ("inbox",)
+    inbox: Inbox
+
+    def read(self) -> int:
+        """Read one batch and queue it for the clients; gives the number of datagrams."""
+        inbox = self.inbox
+        plane: Any = self.plane
+        if inbox.filled > SLOTS // 2:
+            plane.flush()
+        first = inbox.filled
+        count = recvmmsg(self.fd, inbox.messages[first], SLOTS - first, 0, _NOTHING)
+        if count <= 0:
+            self.receive_failed(last_error())
+            return 0
+        self.failures = 0
+        flows = self.flows
+        run: Flow | None = None
+        run_name, run_length, run_first, slot, end = b"", 0, 0, first - 1, first + count
+        for (name,), length in zip(inbox.heads(first, count), inbox.lengths[first:end].tolist(), strict=False):
+            slot += 1
+            if run is not None:
+                if name == run_name and length == run_length:
+                    continue
+                plane.queue_down(run, inbox, run_first, slot - run_first, run_length)
+                run = None
+            flow = flows.get(name)
+            if flow is not None and flow.plane_state is not None and self.limit is None:
+                run, run_name, run_length, run_first = flow, name, length, slot
+                continue
+            plane.flush()
+            if flow is not None:
+                self.pass_down(flow, inbox.payload(slot, length))
+            else:
+                self.hand_up(unpack_sockaddr(name), inbox.payload(slot, length))
+            if self.closed:
+                return count
+        if run is not None:
+            plane.queue_down(run, inbox, run_first, end - run_first, run_length)
+        if plane.queued:
+            inbox.filled = end
+        return count
+
+
+@implementer(IReadDescriptor)
+class BatchedPlane(DataPlane):
+    """Batches of datagrams, as one reader of the reactor. Flows are keyed by sockaddrs as the kernel writes them."""
+
+    name = "batched"
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self._epoll = select.epoll()
+        self._sockets: dict[int, BatchedPort | BatchedRelay] = {}
+        self._port_inboxes: dict[int, Inbox] = {}
+        self._relay_inboxes: dict[int, Inbox] = {}
+        self._single = Outbox()
+        self._outbox = Outbox()
+        self._queued_port: BatchedPort | None = None
+        self.queued: list[tuple[Flow, Inbox, int, int, int]] = []
+        self.reactor.addReader(self)
+
+    # The reactor's side.
+
+    def fileno(self) -> int:
+        return -1 if self._closed else self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        return "data plane"
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.close()
+
+    def doRead(self) -> None:
+        # Whatever left this method would make the reactor drop the plane.
+        try:
+            self._turn()
+        except Exception:
+            _log.failure("The data plane failed on a batch")
+
+    def _turn(self) -> None:
+        budget = DATAGRAMS_PER_TURN
+        while budget > 0 and not self._closed:
+            events = self._epoll.poll(0, EVENTS_PER_POLL)
+            if not events:
+                return
+            for fd, event in events:
+                opened = self._sockets.get(fd)
+                if opened is None:
+                    continue  # closed by what came before it
+                budget -= opened.read() or 1
+                if event != _READY and isinstance(opened, BatchedRelay) and not opened.closed:
+                    self.flush()
+                    opened.read_errors()
+            self.flush()
+
+    # The plane's side.
+
+    def make_port(self, opened: socket.socket, app_connection: str, receiver: IDatagramReceiver) -> BatchedPort:
+        port = BatchedPort(self, opened, app_connection, receiver)
+        port.inbox = self._inbox(self._port_inboxes, port.address, split=True)
+        return port
+
+    def make_relay(self, opened: socket.socket, receiver: IRelayReceiver) -> BatchedRelay:
+        relay = BatchedRelay(self, opened, receiver)
+        relay.inbox = self._inbox(self._relay_inboxes, relay.address, split=False)
+        return relay
+
+    def watch(self, opened: PlaneSocket) -> None:
+        assert isinstance(opened, BatchedPort | BatchedRelay)
+        self._epoll.register(opened.fd, _READY)
+        self._sockets[opened.fd] = opened
+
+    def unwatch(self, opened: PlaneSocket) -> None:
+        # The epoll set forgets the descriptor by itself when it is closed.
+        self._sockets.pop(opened.fd, None)
+
+    def client_key(self, client: TransportAddress, number: int) -> Hashable:
+        return pack_sockaddr(client) + number.to_bytes(2, "big")
+
+    def peer_key(self, peer: TransportAddress) -> Hashable:
+        return pack_sockaddr(peer)
+
+    def install_flow(self, flow: Flow) -> None:
+        client = flow.client
+        if isinstance(client, DatagramPath) and isinstance(client.port, BatchedPort) and client.port.plane is self:
+            flow.plane_state = Route(client.port, flow)
+        super().install_flow(flow)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        super().close()
+        self.reactor.removeReader(self)
+        self._epoll.close()
+
+    # The fast path.
+
+    def send_up(self, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
+        """Send the payloads in `count` slots from `first`, all of `size` bytes, to the peer."""
+        relay: Any = flow.relay
+        route: Any = flow.plane_state
+        sizes = inbox.sizes
+        for slot in range(first, first + count):
+            sizes[slot] = size
+        if count > 1 and (size * count > RUN_BYTES or not 0 < size <= route.up_most or relay.limit is not None):
+            most = RUN_BYTES // size if 0 < size <= route.up_most and relay.limit is None else 1
+            for start in range(first, first + count, most):
+                self.send_up(flow, inbox, start, min(most, first + count - start), size)
+            return
+        counters = relay.counters
+        if relay.limit is None or relay.within_limit(size):
+            self._single.put(0, route.peer_at, route.name_size_up, inbox.gather[first], count, size)
+            message = self._single.messages[0]
+            # As in Relay.send, the first attempt may only bring the news of an ICMP error.
+            if sendmsg(relay.fd, message, 0) >= 0 or (last_error() not in BUSY and sendmsg(relay.fd, message, 0) >= 0):
+                counters.sent_packets += count
+                counters.sent_bytes += count * size
+                return
+            if count > 1 and (code := last_error()) not in BUSY:
+                route.up_most = _less_than(size, code, route.up_most)
+                for slot in range(first, first + count):
+                    self.send_up(flow, inbox, slot, 1, size)
+                return
+        counters.dropped += count
+
+    def queue_down(self, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
+        """Put the payloads in `count` slots from `first`, of `size` bytes each, in line for the client."""
+        route: Any = flow.plane_state
+        total = size + HEADER
+        if count > 1 and (total * count > RUN_BYTES or total > route.down_most):
+            most = RUN_BYTES // total if total <= route.down_most else 1
+            for start in range(first, first + count, most):
+                self.queue_down(flow, inbox, start, min(most, first + count - start), size)
+            return
+        queued = self.queued
+        if route.port is not self._queued_port or len(queued) == SLOTS:
+            self.flush()
+            self._queued_port = route.port
+            queued = self.queued
+        headers, sizes = inbox.headers, inbox.sizes
+        word = route.number_word | socket.htons(size) << 16
+        for slot in range(first, first + count):
+            headers[slot] = word
+            sizes[slot] = total
+        self._outbox.put(len(queued), route.client_at, route.name_size_down, inbox.gather[first], count, total)
+        queued.append((flow, inbox, first, count, size))
+        counters = flow.relay.counters
+        counters.received_packets += count
+        counters.received_bytes += count * size
+
+    def flush(self) -> None:
+        """Send what `queue_down` put in line."""
+        queued = self.queued
+        if not queued:
+            return
+        self.queued = []
+        for inbox in self._relay_inboxes.values():
+            inbox.filled = 0
+        port = self._queued_port
+        self._queued_port = None
+        done, messages = 0, self._outbox.messages
+        while done < len(queued):
+            sent = -1
+            if port is not None and not port.closed:
+                sent = sendmmsg(port.fd, messages[done], len(queued) - done, 0)
+            if sent > 0:
+                done += sent
+            else:
+                self._not_sent(port, *queued[done])
+                done += 1
+
+    def _not_sent(self, port: Any, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
+        # It was counted when it was queued, since almost all are sent; now the count is put right.
+        code = last_error()
+        counters, route = flow.relay.counters, flow.plane_state
+        lost = count
+        if count > 1 and not port.closed and code not in BUSY and isinstance(route, Route):
+            route.down_most = _less_than(size + HEADER, code, route.down_most)
+            for slot in range(first, first + count):
+                self._single.put(0, route.client_at, route.name_size_down, inbox.gather[slot], 1, 0)
+                lost -= sendmsg(port.fd, self._single.messages[0], 0) >= 0
+        counters.received_packets -= lost
+        counters.received_bytes -= lost * size
+        counters.dropped += lost
+
+    def _inbox(self, inboxes: dict[int, Inbox], address: TransportAddress, split: bool) -> Inbox:
+        name_size = SOCKADDR_SIZE[len(address.ip)]
+        if name_size not in inboxes:
+            inboxes[name_size] = Inbox(name_size, split)
+        return inboxes[name_size]
+
+
+def _less_than(size: int, code: int, most: int) -> int:
+    """How long a datagram in a run may be, `most` until now, after one of `size` was refused with that errno."""
+    if code in _SEGMENT_REFUSED:
+        return size - 1
+    return 0 if code == errno.EIO else most  # EIO: the device cannot do it at all

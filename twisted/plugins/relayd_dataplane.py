@@ -1,0 +1,6 @@
+"""Declares the data planes of relayd (`--data-plane`)."""
+
+from relayd.dataplane.factories import BatchedPlaneFactory, PortablePlaneFactory
+
+batched = BatchedPlaneFactory()
+portable = PortablePlaneFactory()
