@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,7 @@ from relayd.errors import ConfigurationError
 if TYPE_CHECKING:
     from OpenSSL.SSL import _NoOverlappingProtocols as _NoOverlap
 
+ALPN = (b"stun.turn", b"stun.nat-discovery")  # RFC 7443 section 3, the most capable first
 MTU = 1200  # bytes of one datagram during the handshake: what passes everywhere, IPv6 and tunnels included
 MAX_PLAINTEXT = 16_384  # bytes that one record can carry (RFC 6347 section 4.1)
 
@@ -86,11 +87,10 @@ Output = Transmit | Established | Deliver | Ended
 
 
 class DtlsContext:
-    """Certificate, key and the protocols to choose from by ALPN, in order of preference. Serves one `DtlsServer`."""
+    """Certificate, key, versions and ciphers. Serves one `DtlsServer`."""
 
-    def __init__(self, certificates: bytes, key: bytes, protocols: Sequence[bytes] = ()) -> None:
+    def __init__(self, certificates: bytes, key: bytes) -> None:
         """`certificates` is PEM, the server's own first; `key` is unencrypted PEM. Raises ConfigurationError."""
-        self._protocols = tuple(protocols)
         context = SSL.Context(SSL.DTLS_SERVER_METHOD)
         context.set_min_proto_version(_DTLS_1_2)
         context.set_cipher_list(_CIPHERS)
@@ -108,15 +108,17 @@ class DtlsContext:
         except (SSL.Error, TypeError, ValueError):
             _openssl.ERR_clear_error()
             raise ConfigurationError("the private key does not belong to the certificate") from None
-        context.set_alpn_select_callback(self._select)
+        context.set_alpn_select_callback(_select_protocol)
         self.context = context
 
-    def _select(self, connection: SSL.Connection, offered: list[bytes]) -> bytes | _NoOverlap:
-        for protocol in self._protocols:
-            if protocol in offered:
-                return protocol
-        # RFC 7443 has no error for a client that offers other protocols only: it is served as one without ALPN.
-        return SSL.NO_OVERLAPPING_PROTOCOLS
+
+def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes | _NoOverlap:
+    for protocol in ALPN:
+        if protocol in offered:
+            return protocol
+    # Deviation: RFC 7301 section 3.2 ends the handshake. A client that offers other protocols only is served here as
+    # one without ALPN, since a client must be able to reach servers that know nothing of RFC 7443.
+    return SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 def _parse(load: Callable[[bytes], Parsed], pem: bytes, what: str) -> Parsed:

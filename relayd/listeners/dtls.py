@@ -35,7 +35,7 @@ from relayd.interfaces import IClientPath, IDatagramPort, IDatagramReceiver, IDa
 from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.endpoint import Endpoint, cannot_listen
 from relayd.listeners.liveness import Liveness
-from relayd.listeners.stream import ALPN, SWEEP_INTERVAL
+from relayd.listeners.stream import SWEEP_INTERVAL
 from relayd.pump import Pump
 from relayd.stun.framing import CHANNEL_HEADER_SIZE, encode_channel_data
 
@@ -268,7 +268,7 @@ def open_dtls(
         certificates = FilePath(certificate).read_bytes()
         if chain is not None:
             certificates += b"\n" + FilePath(chain).read_bytes()
-        context = DtlsContext(certificates, FilePath(key).read_bytes(), ALPN)
+        context = DtlsContext(certificates, FilePath(key).read_bytes())
         listener = DtlsListener(context, clock, service, settings)
         listener.open(address, data_plane)
     except ConfigurationError as error:

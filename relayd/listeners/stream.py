@@ -18,13 +18,12 @@ from zope.interface import implementer
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.config import ListenerSettings
+from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
 from relayd.listeners.admission import Admission
 from relayd.listeners.connection import LOCAL_NETWORK, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
-
-ALPN = (b"stun.turn", b"stun.nat-discovery")  # RFC 7443 section 3, the most capable first
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
@@ -70,10 +69,6 @@ class StreamListener(ServerFactory):
         # Never None, which Twisted's TLS and PROXY wrappers do not take for an answer: refusals come in connectionMade.
         return StreamClient(self)
 
-    def acceptableProtocols(self) -> list[bytes]:
-        """ALPN (RFC 7443), for endpoints with TLS. A client that offers none of these is served as well."""
-        return list(ALPN)
-
     def listening(self, port: IListeningPort) -> StreamListener:
         """The endpoint is open."""
         self._port = port
@@ -95,6 +90,13 @@ class StreamListener(ServerFactory):
     def closing(self) -> bool:
         """Whether `close` was called."""
         return self._empty is not None
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """ALPN (RFC 7443), for endpoints with TLS. A client without ALPN is served as well.
+
+        A client that offers other protocols only is refused by Twisted with a fatal alert, as RFC 7301 has it.
+        """
+        return list(ALPN)
 
     def connected(self, client: StreamClient) -> None:
         """A connection came."""

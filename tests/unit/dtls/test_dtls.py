@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from relayd.dtls import (
+    ALPN,
     MAX_PLAINTEXT,
     MTU,
     Deliver,
@@ -28,7 +29,6 @@ from relayd.dtls import (
 from relayd.errors import ConfigurationError
 from tests.support.certificate import make_certificate
 
-ALPN = (b"stun.turn", b"stun.nat-discovery")
 ALICE, BOB = b"alice's address", b"bob's address"
 
 
@@ -79,7 +79,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 @pytest.fixture
 def server(pem: tuple[bytes, bytes]) -> DtlsServer:
     """A server with seeded entropy."""
-    return DtlsServer(DtlsContext(*pem, protocols=ALPN), random.Random(1).randbytes)
+    return DtlsServer(DtlsContext(*pem), random.Random(1).randbytes)
 
 
 def outputs(session: DtlsSession) -> list[Output]:

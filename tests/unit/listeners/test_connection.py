@@ -179,7 +179,7 @@ def test_channel_data_with_a_flow_does_not_reach_the_service() -> None:
     assert bench.service.messages == [b"\x40\x02\x00\x02up"]
 
 
-@pytest.mark.parametrize("garbage", [b"POST / HTTP/1.1\r\n\r\n", b"\x50\0\0\0", b"\xff" * 8, b"\x16\x03\x01\x00\xa5"])
+@pytest.mark.parametrize("garbage", [b"\x80\0\0\0", b"\0\1\0\0HTTP", b"\xff" * 8, b"\x16\x03\x01\x00\xa5"])
 def test_garbage_ends_the_connection(garbage: bytes) -> None:
     """What is no TURN stream gets no answer and no second chance, and the service hears that the path is gone."""
     bench = Bench()

@@ -1,0 +1,331 @@
+"""Promises of the listeners on real sockets: every endpoint leads to the service; what cannot be opened says why."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.plugin import getPlugins
+from twisted.trial.unittest import TestCase
+
+from relayd.address import AppConnection, TransportAddress
+from relayd.config import ListenerSettings
+from relayd.dataplane.portable import PortablePlane
+from relayd.errors import ConfigurationError
+from relayd.interfaces import IListener, IListenerFactory
+from relayd.listeners.turn import TurnListenerFactory
+from tests.support.certificate import make_certificate
+from tests.support.wire import BINDING, REQUEST
+
+PATIENCE = 10.0  # seconds that a client waits for an answer
+REQUEST_BYTES = bytes([REQUEST, BINDING, 0, 0]) + b"\x21\x12\xa4\x42transaction!"
+ANSWER = b"\x01\x01\0\0\x21\x12\xa4\x42transaction!"
+
+
+class AnsweringService:
+    """Answers everything, and remembers from whom it was."""
+
+    def __init__(self) -> None:
+        self.paths: list[Any] = []
+        self.closed: list[Any] = []
+
+    def receive(self, client: Any, data: bytes) -> None:
+        self.paths.append(client)
+        client.send(ANSWER)
+
+    def path_closed(self, client: Any) -> None:
+        self.closed.append(client)
+
+    def has_allocation(self, client: Any) -> bool:
+        return False
+
+
+def ask(connected: socket.socket, prefix: bytes = b"") -> bytes:
+    """What a blocking socket is answered; closes it."""
+    with connected:
+        connected.settimeout(PATIENCE)
+        connected.sendall(prefix + REQUEST_BYTES)
+        return connected.recv(100)
+
+
+class ListenerTest(TestCase):
+    """Common ground: a service, a data plane, a certificate, and the clean-up that trial then verifies."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.service = AnsweringService()
+        self.plane = PortablePlane(reactor)
+        self.addCleanup(self.plane.close)
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+        made = make_certificate(self.directory)
+        self.files = f"privateKey={made.key}:certKey={made.certificate}"
+
+    async def listen(self, endpoint: str, **settings: Any) -> Any:
+        service: Any = self.service
+        listener = await TurnListenerFactory().listen(
+            endpoint, reactor, service, self.plane, ListenerSettings(**settings)
+        )
+        self.addCleanup(listener.close)
+        assert IListener.providedBy(listener)
+        return listener
+
+    async def in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
+        return await deferToThread(call, *args)
+
+    async def refusal(self, endpoint: str) -> str:
+        with pytest.raises(ConfigurationError) as refusal:
+            await self.listen(endpoint)
+        text = str(refusal.value)
+        assert "\n" not in text
+        assert text.startswith(endpoint)
+        return text
+
+
+class Plugins(TestCase):
+    """The plugin file."""
+
+    def test_the_factory_is_found(self) -> None:
+        """Twisted's plugin system finds the kind `turn`."""
+        assert "turn" in [plugin.kind for plugin in getPlugins(IListenerFactory)]
+
+
+class Streams(ListenerTest):
+    """Endpoints of Twisted."""
+
+    async def test_tcp(self) -> None:
+        """A client of a `tcp:` endpoint is answered, on a `tcp` path with its own address."""
+        listener = await self.listen("tcp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        assert listener.description == f"tcp {address}"
+        client = socket.create_connection((address.host, address.port))
+        name = client.getsockname()
+        assert await self.in_thread(ask, client) == ANSWER
+        (path,) = self.service.paths
+        assert path.path.client == TransportAddress.parse(*name)
+        assert path.path.five_tuple.server == address
+        assert path.path.app_connection == AppConnection.TCP
+
+    async def test_ipv6(self) -> None:
+        """Colons of an IPv6 interface are escaped."""
+        listener = await self.listen("tcp:0:interface=\\:\\:1")
+        (address,) = listener.addresses
+        client = socket.create_connection((address.host, address.port))
+        assert await self.in_thread(ask, client) == ANSWER
+
+    async def test_unix(self) -> None:
+        """A Unix socket leads to the service too; each of its clients has an address of its own."""
+        path = self.directory / "turn.socket"
+        await self.listen(f"unix:{path}")
+        for _ in range(2):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(path))
+            assert await self.in_thread(ask, client) == ANSWER
+        first, second = (each.path.client for each in self.service.paths)
+        assert first != second
+        assert first.host.startswith("100::")
+
+    async def test_proxy_protocol(self) -> None:
+        """Behind `haproxy:` the client's address is the one of the PROXY header."""
+        listener = await self.listen("haproxy:tcp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        header = b"PROXY TCP4 198.51.100.7 192.0.2.1 50000 3478\r\n"
+        client = socket.create_connection((address.host, address.port))
+        assert await self.in_thread(ask, client, header) == ANSWER
+        (path,) = self.service.paths
+        assert path.path.client == TransportAddress.parse("198.51.100.7", 50000)
+
+    async def test_a_connection_that_is_lost_closes_its_path(self) -> None:
+        """The service hears when the client goes."""
+        listener = await self.listen("tcp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        client = socket.create_connection((address.host, address.port))
+        await self.in_thread(ask, client)
+        while not self.service.closed:
+            await deferLater(reactor, 0.01)
+        assert self.service.closed == self.service.paths
+
+    async def test_close_ends_connections(self) -> None:
+        """After close the client reads the end of the stream, and trial finds neither socket nor delayed call."""
+        listener = await self.listen("tcp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        client = socket.create_connection((address.host, address.port))
+        self.addCleanup(client.close)
+        client.settimeout(PATIENCE)
+        client.sendall(REQUEST_BYTES)
+        assert await self.in_thread(client.recv, 100) == ANSWER
+        await listener.close()
+        assert await self.in_thread(client.recv, 100) == b""
+
+    async def test_running_out_of_descriptors(self) -> None:
+        """While no descriptor is left connections are dropped, those that are there go on, and later ones succeed."""
+        listener = await self.listen("tcp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        old, refused = socket.create_connection((address.host, address.port)), socket.socket()
+        for client in (old, refused):
+            self.addCleanup(client.close)
+            client.settimeout(PATIENCE)
+        old.sendall(REQUEST_BYTES)
+        assert await self.in_thread(old.recv, 100) == ANSWER
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (refused.fileno() + 20, limits[1]))
+        taken: list[int] = []
+        try:
+            while True:
+                taken.append(os.dup(refused.fileno()))
+        except OSError:
+            pass
+        try:
+            refused.connect((address.host, address.port))
+            assert await self.in_thread(refused.recv, 100) == b""
+            old.sendall(REQUEST_BYTES)
+            assert await self.in_thread(old.recv, 100) == ANSWER
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+        client = socket.create_connection((address.host, address.port))
+        assert await self.in_thread(ask, client) == ANSWER
+
+
+class Tls(ListenerTest):
+    """The `ssl:` endpoint, asked by Python's own ssl module."""
+
+    async def connect(self, protocols: list[str], newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> Any:
+        """The answer, and the protocol that ALPN chose."""
+        listener = await self.listen(f"ssl:0:interface=127.0.0.1:{self.files}")
+        assert listener.app_connection == "tls"
+        (address,) = listener.addresses
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = newest
+        if protocols:
+            context.set_alpn_protocols(protocols)
+
+        def talk() -> tuple[bytes, str | None]:
+            with socket.create_connection((address.host, address.port), PATIENCE) as client:
+                secure = context.wrap_socket(client)
+                chosen = secure.selected_alpn_protocol()
+                return ask(secure), chosen
+
+        return await self.in_thread(talk)
+
+    async def test_tls(self) -> None:
+        """A client of an `ssl:` endpoint is answered, on a `tls` path; ALPN is not needed."""
+        assert await self.connect([]) == (ANSWER, None)
+        assert self.service.paths[0].path.app_connection == AppConnection.TLS
+
+    async def test_alpn(self) -> None:
+        """`stun.turn` is preferred (RFC 7443), `stun.nat-discovery` is served."""
+        assert await self.connect(["http/1.1", "stun.nat-discovery", "stun.turn"]) == (ANSWER, "stun.turn")
+        assert await self.connect(["stun.nat-discovery"]) == (ANSWER, "stun.nat-discovery")
+
+    async def test_foreign_alpn(self) -> None:
+        """A client that offers other protocols only is refused in the handshake; nobody else is harmed by it."""
+        with pytest.raises(ssl.SSLError):
+            await self.connect(["h2"])
+        assert self.service.paths == []
+        assert await self.connect(["stun.turn"]) == (ANSWER, "stun.turn")
+
+    async def test_tls_1_2(self) -> None:
+        """TLS 1.2 is spoken."""
+        assert (await self.connect([], ssl.TLSVersion.TLSv1_2))[0] == ANSWER
+
+    async def test_tls_1_1_is_refused(self) -> None:
+        """Nothing older is."""
+        with pytest.raises(ssl.SSLError):
+            await self.connect([], ssl.TLSVersion.TLSv1_1)
+        assert self.service.paths == []
+
+    async def test_close_during_a_handshake(self) -> None:
+        """A client that never finishes its handshake does not hold the listener up."""
+        listener = await self.listen(f"ssl:0:interface=127.0.0.1:{self.files}")
+        (address,) = listener.addresses
+        client = socket.create_connection((address.host, address.port))
+        self.addCleanup(client.close)
+        await deferLater(reactor, 0.05)
+        await listener.close()
+
+
+class Datagrams(ListenerTest):
+    """The `udp:` and `dtls:` endpoints."""
+
+    async def test_udp(self) -> None:
+        """A client of a `udp:` endpoint is answered, on a `udp` path."""
+        listener = await self.listen("udp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect((address.host, address.port))
+        assert await self.in_thread(ask, client) == ANSWER
+        assert self.service.paths[0].path.app_connection == AppConnection.UDP
+
+    async def test_dtls(self) -> None:
+        """OpenSSL's own client completes the handshake over DTLS 1.2, and gets its protocol by ALPN."""
+        listener = await self.listen(f"dtls:0:interface=127.0.0.1:{self.files}")
+        (address,) = listener.addresses
+        command = ["openssl", "s_client", "-dtls1_2", "-connect", str(address), "-alpn", "h2,stun.turn"]
+        done = await self.in_thread(
+            lambda: subprocess.run(command, input=REQUEST_BYTES, capture_output=True, timeout=PATIENCE, check=True)
+        )
+        assert b"ALPN protocol: stun.turn" in done.stdout
+        assert b"DTLSv1.2" in done.stdout
+        while not self.service.closed:
+            await deferLater(reactor, 0.01)
+        assert self.service.paths[0].path.app_connection == AppConnection.DTLS
+
+
+class Refusals(ListenerTest):
+    """One line for the operator: what, where, what to do."""
+
+    async def test_a_tcp_port_in_use(self) -> None:
+        """The address and port are named."""
+        port = (await self.listen("tcp:0:interface=127.0.0.1")).addresses[0].port
+        text = await self.refusal(f"tcp:{port}:interface=127.0.0.1")
+        assert f"127.0.0.1 port {port}: Address already in use; choose another port" in text
+
+    async def test_a_udp_port_in_use(self) -> None:
+        """So it is for UDP."""
+        port = (await self.listen("udp:0:interface=127.0.0.1")).addresses[0].port
+        text = await self.refusal(f"udp:{port}:interface=127.0.0.1")
+        assert f"127.0.0.1:{port}: Address already in use; choose another port" in text
+
+    async def test_an_address_of_another_machine(self) -> None:
+        """Neither kind can listen there."""
+        for prefix in ("tcp", "udp"):
+            assert "give an address of this machine" in await self.refusal(f"{prefix}:0:interface=192.0.2.1")
+
+    async def test_certificates(self) -> None:
+        """A missing file, one that is no PEM, and a key of another certificate."""
+        (self.directory / "other").mkdir()
+        other = make_certificate(self.directory / "other")
+        junk = self.directory / "junk.pem"
+        junk.write_text("junk")
+        for prefix in ("ssl", "dtls"):
+            text = await self.refusal(f"{prefix}:0:privateKey=/nonexistent.pem")
+            assert "/nonexistent.pem: No such file" in text
+            text = await self.refusal(f"{prefix}:0:privateKey={junk}")
+            assert str(junk) in text
+            mixed = self.files.partition(":")[0] + f":certKey={other.certificate}"
+            assert "certKey=" in await self.refusal(f"{prefix}:0:{mixed}")
+
+    async def test_bad_grammar(self) -> None:
+        """Unknown kinds, missing and superfluous arguments, and TLS versions that must not be had."""
+        for endpoint in ("nonsense:1", "tcp", "tcp:x", "tcp:0:colour=red", "udp:0:colour=red", "", "udp"):
+            await self.refusal(endpoint)
+        assert "leave it out" in await self.refusal(f"ssl:0:sslmethod=TLSv1_METHOD:{self.files}")
