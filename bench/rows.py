@@ -109,8 +109,8 @@ def _cost(server: Server, run: Callable[[], Flowed]) -> Sample:
         invalid = f"{flowed.loss:.1%} of the packets were lost"
     elif flowed.late > MOST_LATE:
         invalid = f"generator too slow ({flowed.late:.0%} of the packets late)"
-    elif facts.get("wait", 0.0) > MOST_WAIT:
-        invalid = f"others used the server's core (it waited {facts['wait']:.0%} of the time)"
+    else:
+        invalid = _disturbed(facts.get("wait", 0.0))
     return Sample(figures, facts, invalid)
 
 
@@ -149,13 +149,21 @@ def idle_memory(server: Server, _seconds: float, *, allocations: int = IDLE_ALLO
 
 def latency(server: Server, seconds: float, *, beside: bool) -> Sample:
     """Percentiles of the round trip, alone or with other clients' packets passing at the same time."""
-    with Fleet.of(server, 1) as probe:
-        if not beside:
-            return _trips_sample(round_trips(probe, PROBES_PER_SECOND, seconds))
-        with Fleet.of(server, 10) as others:
-            sends = others.up(200, list(range(10)), 1)
-            traffic = Beside(sends, BESIDE_PER_SECOND, others.peer.fileno())
-            return _trips_sample(round_trips(probe, PROBES_PER_SECOND, seconds, traffic))
+    with Fleet.of(server, 1) as probe, Fleet.of(server, 10) as others:
+        traffic = None
+        if beside:
+            traffic = Beside(others.up(200, list(range(10)), 1), BESIDE_PER_SECOND, others.peer.fileno())
+        before = accounting.cpu_time(server.pid) if server.pid else None
+        sample = _trips_sample(round_trips(probe, PROBES_PER_SECOND, seconds, traffic))
+        if before is not None:
+            used = accounting.cpu_time(server.pid).since(before)
+            sample.facts["wait"] = used.wait / used.at
+            sample.invalid = sample.invalid or _disturbed(sample.facts["wait"])
+        return sample
+
+
+def _disturbed(wait: float) -> str:
+    return f"others used the server's core (it waited {wait:.0%} of the time)" if wait > MOST_WAIT else ""
 
 
 def _trips_sample(trips: RoundTrips) -> Sample:
