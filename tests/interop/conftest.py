@@ -24,24 +24,27 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
 ) -> Iterator[TurnServer]:
-    """The server under test. When the last test is done, relayd has to end cleanly, with nothing left behind."""
+    """The server under test; a parameter is more options for relayd, which in the end has to stop with nothing left."""
     directory: Path = tmp_path_factory.mktemp("server")
     if request.config.getoption("--interop-server") == "coturn":
         coturn = start_coturn(directory, certificate)
         yield coturn
         coturn.process.kill()
         return
-    running = start_relayd(directory, certificate)
+    running = start_relayd(directory, certificate, *getattr(request, "param", ()))
     yield running
     assert_clean_end(running)
 
 
 @pytest.fixture
 def still_serves(server: TurnServer) -> Iterator[None]:
-    """Holds after any test that uses it: the server runs and answers on every port."""
+    """Holds after any test that uses it: the server runs, has met no bug of its own, and answers on every port."""
+    before = len(server.process.output)
     yield
-    assert server.process.running(), server.process.output
-    assert server.answers(), server.process.output
+    log = server.process.output[before:]
+    assert server.process.running(), log
+    assert server.answers(), log
+    assert "Traceback" not in log, log
 
 
 @pytest.fixture(scope="session")

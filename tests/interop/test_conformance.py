@@ -3,8 +3,8 @@
 The client here is written from the RFCs alone (tests.support.wire) and shares nothing with relayd's own codec.
 
 coturn 4.6.1 fails some of these, and should: it acts on attributes after the integrity, answers 400 for 437 and 442 and
-404 for 508, keeps a deleted allocation for a moment, refuses no private or own
-address unless told, and pads with old bytes.
+404 for 508, keeps a deleted allocation for a moment, refuses no private or own address unless told, and pads with old
+bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import wire
-from tests.support.servers import PASSWORD, REALM, USER, TurnServer
+from tests.support.servers import ON_BOTH_DATA_PLANES, PASSWORD, REALM, USER, TurnServer
 from tests.support.wire import StrangeClient
+
+pytestmark = ON_BOTH_DATA_PLANES
 
 QUIET = 0.3  # seconds in which nothing may come; on loopback an answer takes well under a millisecond
 
@@ -300,6 +302,16 @@ def test_channel_numbers_and_peers(client: StrangeClient, still_serves: None) ->
     assert client.bind_channel(0x4001, one).error == 400
     assert client.bind_channel(0x8000, other).error == 400
     assert client.bind_channel(0x7FFF, other).kind == wire.SUCCESS
+
+
+def test_channel_number_of_an_older_client(client: StrangeClient, peer: socket.socket, still_serves: None) -> None:
+    """RFC 5766 gave clients the numbers up to 0x7FFE, and coturn's client picks from them all: they serve both ways."""
+    address = relayed(client)
+    assert client.bind_channel(0x7FFE, peer.getsockname()).kind == wire.SUCCESS
+    client.send(wire.channel_data(0x7FFE, b"four", padded=client.tcp))
+    assert peer.recvfrom(2048) == (b"four", address)
+    peer.sendto(b"back", address)
+    assert client.receive() == wire.channel_data(0x7FFE, b"back")
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 1200])

@@ -7,7 +7,7 @@ import subprocess
 from tests.support.servers import TurnServer
 from tests.support.tools import require
 
-PATIENCE = 20.0  # seconds; each takes well under one
+PATIENCE = 10.0  # seconds; each takes one at most
 
 
 def run(program: str, *arguments: str) -> str:

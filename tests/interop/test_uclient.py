@@ -63,6 +63,13 @@ def test_mode_without_loss(server: TurnServer, peer_port: int, mode: str, still_
     assert_no_loss(uclient(server, "-r", str(peer_port), *MODES[mode]))
 
 
+@pytest.mark.parametrize("server", [("--data-plane=portable",)], indirect=True, ids=["portable-plane"], scope="session")
+@pytest.mark.parametrize("mode", ["udp", "tcp", "dtls", "send-indication"])
+def test_portable_data_plane(server: TurnServer, peer_port: int, mode: str, still_serves: None) -> None:
+    """The data plane that runs anywhere loses nothing either."""
+    assert_no_loss(uclient(server, "-r", str(peer_port), *MODES[mode]))
+
+
 @pytest.mark.parametrize("mode", ["udp", "tcp", "tls", "dtls"])
 def test_ipv6_all_the_way(server: TurnServer, peer_port: int, mode: str, still_serves: None) -> None:
     """A client that comes over IPv6 and relays to an IPv6 peer loses nothing, on any transport."""
