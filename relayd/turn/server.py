@@ -24,7 +24,7 @@ from relayd.core import Entropy
 from relayd.errors import DecodeError, RemoteError
 from relayd.stun import attributes as a
 from relayd.stun.attributes import AddressError, Attribute, Icmp
-from relayd.stun.framing import decode_channel_data
+from relayd.stun.framing import MAX_CHANNEL, MIN_CHANNEL, decode_channel_data
 from relayd.stun.message import TRANSACTION_ID_SIZE, Class, Message, Method, decode
 from relayd.turn import outputs as out
 from relayd.turn.allocate import AllocateRequest, read_allocate
@@ -48,6 +48,8 @@ from relayd.turn.reservations import Reservation
 from relayd.turn.settings import TurnSettings
 from relayd.turn.transaction import REASONS, Transaction
 
+_FIRST_OF_CHANNEL_DATA = MIN_CHANNEL >> 8  # the first byte tells STUN from ChannelData (RFC 8656 section 12.5)
+_LAST_OF_CHANNEL_DATA = MAX_CHANNEL >> 8
 _SESSION_ID_SIZE = 6  # bytes, twelve hexadecimal digits
 
 
