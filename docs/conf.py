@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from relayd import __version__  # noqa: E402
+from relayd import __version__
 
 project = "relayd"
 author = "the relayd authors"
