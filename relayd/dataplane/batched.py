@@ -78,7 +78,7 @@ class Route:
         self.client_at = self._names.at + len(peer)
         self.name_size_up = len(peer)
         self.name_size_down = len(client)
-        # A ChannelData header as the word that a little-endian processor stores: number and length are big-endian halves.
+        # A ChannelData header as a little-endian processor stores it: two halves in network order.
         self.number_word = socket.htons(flow.number)
         # Longest datagram that may go in a UDP_SEGMENT run each way; lowered when the kernel refuses one.
         self.up_most = self.down_most = RUN_BYTES

@@ -7,7 +7,6 @@ Everything here is the slow path: one call per datagram, right on every platform
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from relayd.address import FiveTuple, Path, TransportAddress
+from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.sockets import (
     HAS_DONT_FRAGMENT,
@@ -119,7 +118,7 @@ class DatagramPort(PlaneSocket):
         self, plane: DataPlane, opened: socket.socket, app_connection: str, receiver: IDatagramReceiver
     ) -> None:
         super().__init__(plane, opened)
-        self.app_connection: Any = app_connection
+        self.app_connection = AppConnection(app_connection)
         self.receiver = receiver
         self.siblings: list[Any] = []
 
@@ -205,7 +204,7 @@ class Relay(PlaneSocket):
                 return
 
     def receive_failed(self, code: int) -> None:
-        _log.error("Relay {address} is broken, and closed: {error}", address=str(self.address), error=os.strerror(code))
+        """Reading failed with that errno. Mostly an ICMP error waits; a socket that only fails is broken."""
         if code in BUSY or code == errno.EINTR or self.closed:
             return
         self.failures += 1
