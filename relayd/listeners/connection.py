@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -165,13 +166,18 @@ class StreamClient(Protocol):
 
     def flush(self) -> None:
         """Hand everything written since the last time to the transport, as one piece."""
-        waiting = self._waiting
-        if waiting:
-            data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
-            waiting.clear()
-            self._waiting_size = 0
-            transport: Any = self.transport
-            transport.write(data)
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        self._waiting_size = 0
+        transport: Any = self.transport
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            # One record for each message: there are clients, coturn's among them, that read a record and take it for
+            # a message. So this goes past what Twisted's own subclass would join; the records share segments anyway.
+            for data in waiting:
+                TLSMemoryBIOProtocol.write(transport, data)
+        else:
+            transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""

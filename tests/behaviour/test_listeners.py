@@ -204,6 +204,8 @@ class Streams(ListenerTest):
 class Tls(ListenerTest):
     """The `ssl:` endpoint, asked by Python's own ssl module."""
 
+    prefix = b""  # what comes before the request
+
     async def connect(self, protocols: list[str], newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> Any:
         """The answer, and the protocol that ALPN chose."""
         listener = await self.listen(f"ssl:0:interface=127.0.0.1:{self.files}")
@@ -222,7 +224,7 @@ class Tls(ListenerTest):
             with socket.create_connection((address.host, address.port), PATIENCE) as client:
                 secure = context.wrap_socket(client)
                 chosen = secure.selected_alpn_protocol()
-                return ask(secure), chosen
+                return ask(secure, self.prefix), chosen
 
         return await self.in_thread(talk)
 
@@ -235,6 +237,12 @@ class Tls(ListenerTest):
         """`stun.turn` is preferred (RFC 7443), `stun.nat-discovery` is served."""
         assert await self.connect(["http/1.1", "stun.nat-discovery", "stun.turn"]) == (ANSWER, "stun.turn")
         assert await self.connect(["stun.nat-discovery"]) == (ANSWER, "stun.nat-discovery")
+
+    async def test_each_message_is_a_record(self) -> None:
+        """Answers that leave together arrive one to a record: some clients take a record for a message."""
+        self.prefix = REQUEST_BYTES * 4
+        assert (await self.connect([]))[0] == ANSWER
+        assert len(self.service.paths) == 5
 
     async def test_foreign_alpn(self) -> None:
         """A client that offers other protocols only is refused in the handshake; nobody else is harmed by it."""
