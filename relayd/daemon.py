@@ -77,7 +77,7 @@ def _duplicate(stream: TextIO) -> TextIO | None:
 
 
 class RelayDaemon(Service):
-    """Everything that runs, in the order in which it is closed: listeners, service, peer transports, data plane."""
+    """Everything that runs, in the order in which it is closed: service, listeners, peer transports, data plane."""
 
     name = "relayd"
     _log = Logger(namespace="relayd")
@@ -124,6 +124,8 @@ class RelayDaemon(Service):
     def stopService(self) -> Deferred[None]:
         """Close everything. Fires when no socket and no delayed call is left."""
         super().stopService()  # type: ignore[no-untyped-call]
+        # Before the listeners, so that allocations end because of the shutdown and not because their connection closed.
+        self.relay_service.close()
         closing = DeferredList(
             [maybeDeferred(listener.close) for listener in self.listeners], fireOnOneErrback=False, consumeErrors=True
         )
@@ -134,7 +136,6 @@ class RelayDaemon(Service):
         for succeeded, failure in results:
             if not succeeded:
                 self._log.failure("a listener could not be closed", failure)
-        self.relay_service.close()
         for transport in self._peer_transports:
             transport.close()
         self.data_plane.close()

@@ -134,7 +134,9 @@ class RelayService:
         self._tell_core(self.core.peer_rules_changed)
 
     def close(self) -> None:
-        """End every allocation and stop the clock. Listeners are to be closed before, the data plane after."""
+        """End every allocation and stop the clock. Listeners, and then the data plane, are to be closed after; what is
+        heard in between is ignored.
+        """
         self._tell_core(self.core.shutdown)
         self._pump.stop()
         self._clients.clear()

@@ -133,7 +133,7 @@ def test_late_failure_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_everything_is_closed_in_order() -> None:
-    """Listeners first, and completely; then the service, which still tells observers; the data plane last."""
+    """The service first, so that allocations end because of it; the listeners, and completely; the data plane last."""
     order: list[str] = []
     listener = Part("listener", order)
     listener.closing = Deferred()
@@ -143,7 +143,7 @@ def test_everything_is_closed_in_order() -> None:
     house.daemon.startService()  # type: ignore[no-untyped-call]
     ended = house.daemon.stopService()
     assert order == ["listener"]
-    assert house.order == []
+    assert house.order == ["service"]
     listener.closing.callback(None)
     assert house.order == ["service", "transport", "plane"]
     assert ended.called
