@@ -1,0 +1,34 @@
+"""The whole relay on the portable data plane, over every way in and both families."""
+
+from __future__ import annotations
+
+from relayd.address import AppConnection
+from tests.behaviour.house.suite import HouseCase, HouseSuite
+
+
+class PortableUdpTests(HouseSuite, HouseCase):
+    kind = AppConnection.UDP
+
+
+class PortableUdp6Tests(PortableUdpTests):
+    host = "::1"
+
+
+class PortableTcpTests(HouseSuite, HouseCase):
+    kind = AppConnection.TCP
+
+
+class PortableTcp6Tests(PortableTcpTests):
+    host = "::1"
+
+
+class PortableTlsTests(HouseSuite, HouseCase):
+    kind = AppConnection.TLS
+
+
+class PortableDtlsTests(HouseSuite, HouseCase):
+    kind = AppConnection.DTLS
+
+
+class PortableDtls6Tests(PortableDtlsTests):
+    host = "::1"

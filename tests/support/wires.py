@@ -1,0 +1,164 @@
+"""How a test client's messages reach a relay in the same process: UDP, TCP, TLS and DTLS on the shared reactor."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+from twisted.internet import reactor as the_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.protocol import Protocol as StreamProtocol
+from twisted.internet.ssl import Certificate as TrustRoot
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.python.failure import Failure
+
+from relayd.address import AppConnection, TransportAddress
+from relayd.dtls import MTU, split_flight
+from relayd.stun.framing import StreamSplitter
+from tests.support.certificate import Certificate
+
+PATIENCE = 5.0  # seconds after which something that ought to arrive is missing
+
+reactor: Any = the_reactor
+
+
+class Wire(Protocol):
+    """How a client reaches the relay. Whole messages go up to `received`."""
+
+    received: Callable[[bytes], None]
+    closed: Deferred[None]
+    local: TransportAddress
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> Any: ...
+
+
+class UdpWire(DatagramProtocol):
+    """A UDP socket. It never hears of its end."""
+
+    def __init__(self, server: TransportAddress) -> None:
+        self.received: Callable[[bytes], None] = lambda data: None
+        self.closed: Deferred[None] = Deferred()
+        self._server = (server.host, server.port)
+        self._port: Any = reactor.listenUDP(0, self, interface=server.host, maxPacketSize=65_535)
+        self._port.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        self.local = TransportAddress.parse(server.host, self._port.getHost().port)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.received(datagram)
+
+    def write(self, data: bytes) -> None:
+        self._port.write(data, self._server)
+
+    def close(self) -> Any:
+        return self._port.stopListening()
+
+
+class StreamWire(StreamProtocol):
+    """A TCP or TLS connection."""
+
+    def __init__(self) -> None:
+        self.received: Callable[[bytes], None] = lambda data: None
+        self.closed: Deferred[None] = Deferred()
+        self._splitter = StreamSplitter()
+
+    @property
+    def local(self) -> TransportAddress:
+        host: Any = self.transport.getHost()  # type: ignore[union-attr]
+        return TransportAddress.parse(host.host, host.port)
+
+    def dataReceived(self, data: bytes) -> None:
+        for message in self._splitter.receive(data):
+            self.received(message)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.closed.callback(None)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[union-attr]
+
+    def close(self) -> Any:
+        self.transport.loseConnection()  # type: ignore[union-attr]
+        return self.closed
+
+
+class DtlsWire:
+    """A DTLS association over a UDP socket. Loopback loses nothing, so no flight is sent twice."""
+
+    def __init__(self, server: TransportAddress) -> None:
+        self.received: Callable[[bytes], None] = lambda data: None
+        self.closed: Deferred[None] = Deferred()
+        self.established: Deferred[None] = Deferred()
+        self._below = UdpWire(server)
+        self.local = self._below.local
+        context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
+        context.set_options(SSL.OP_NO_QUERY_MTU)
+        self._connection = SSL.Connection(context, None)
+        self._connection.set_connect_state()
+        self._connection.set_ciphertext_mtu(MTU)
+        self._below.received = self._datagram_received
+        self._proceed()
+
+    def write(self, data: bytes) -> None:
+        if data:
+            self._connection.send(data)
+        self._flush()
+
+    def close(self) -> Any:
+        if not self.closed.called:
+            self._connection.shutdown()
+            self._flush()
+            self.closed.callback(None)
+        return self._below.close()
+
+    def _datagram_received(self, datagram: bytes) -> None:
+        self._connection.bio_write(datagram)
+        self._proceed()
+
+    def _proceed(self) -> None:
+        try:
+            if not self.established.called:
+                self._connection.do_handshake()
+                self._flush()
+                self.established.callback(None)
+            while True:
+                self.received(self._connection.recv(65_536))
+        except SSL.WantReadError:
+            self._flush()
+        except SSL.ZeroReturnError:
+            if not self.closed.called:
+                self.closed.callback(None)
+
+    def _flush(self) -> None:
+        try:
+            flight = self._connection.bio_read(65_536)
+        except SSL.WantReadError:
+            return
+        for datagram in split_flight(flight):
+            self._below.write(datagram)
+
+
+async def connect(kind: AppConnection, server: TransportAddress, certificate: Certificate) -> Any:
+    """A `Wire` of that kind to the relay, ready for messages. TLS trusts that certificate and no other."""
+    if kind is AppConnection.UDP:
+        return UdpWire(server)
+    if kind is AppConnection.DTLS:
+        wire = DtlsWire(server)
+        await patiently(wire.established)
+        return wire
+    kind_of_endpoint = TCP4ClientEndpoint if len(server.ip) == 4 else TCP6ClientEndpoint
+    endpoint: Any = kind_of_endpoint(reactor, server.host, server.port)
+    if kind is AppConnection.TLS:
+        trusted = TrustRoot.loadPEM(certificate.certificate.read_bytes())
+        endpoint = wrapClientTLS(optionsForClientTLS("localhost", trustRoot=trusted), endpoint)
+    return await connectProtocol(endpoint, StreamWire())
+
+
+def patiently(waiting: Deferred[Any]) -> Deferred[Any]:
+    """The same, or a TimeoutError after `PATIENCE`."""
+    return waiting.addTimeout(PATIENCE, reactor)
