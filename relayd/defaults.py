@@ -17,7 +17,7 @@ from relayd.turn.peer_rules import parse_cidr
 LOOPBACK = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
 # Endpoint types whose interface can be read off the description, with the one that they take when none is written.
 _DEFAULT_INTERFACES = {"udp": "0.0.0.0", "dtls": "0.0.0.0", "tcp": "0.0.0.0", "ssl": "0.0.0.0", "tcp6": "::"}
-_PASSWORD_BYTES = 15  # 120 bits of entropy, 20 characters of base64
+_PASSWORD_BYTES = 16  # written in hexadecimal, so that no character means anything to a shell
 
 
 def default_ways_in() -> tuple[tuple[str, str], ...]:
@@ -77,7 +77,7 @@ class OneUser:
 
     def __init__(self) -> None:
         self.username = f"user-{secrets.token_hex(3)}"
-        self.credential = secrets.token_urlsafe(_PASSWORD_BYTES)
+        self.credential = secrets.token_hex(_PASSWORD_BYTES)
 
     def checker(self) -> ICredentialsChecker:
         checker = InMemoryUsernamePasswordDatabaseDontUse()
