@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.dataplane.flow import Flow
+from relayd.dataplane.plane import FAILURES_TOLERATED
 from relayd.interfaces import IClientPath, IDatagramPort, IDatagramReceiver, IRelay, IRelayReceiver
 from relayd.rate import TokenBucket
 
@@ -608,6 +609,16 @@ class DataPlaneSuite:
         for relay in opened:
             relay.close()
         self.open_relay(self.local)
+
+    async def test_broken_relay(self) -> None:
+        """A relay on which nothing but errors can be read is closed, and its receiver told once; the others go on."""
+        await self.bind()
+        broken = self.plane.open_relay(self.local, self.service)
+        for _ in range(FAILURES_TOLERATED + 1):
+            broken.receive_failed(errno.EIO)
+        self.assertEqual((self.service.failed, broken.closed), ([broken], True))
+        self.client.write(frame(NUMBER, b"still here"), self.port.address)
+        self.assertEqual((await self.peer.next())[0], b"still here")
 
     async def test_nothing_left(self) -> None:
         """Closing the plane closes every port and relay and their flows, and it can be done twice."""

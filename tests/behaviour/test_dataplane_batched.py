@@ -2,20 +2,75 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Any
+
 import pytest
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 from relayd.dataplane.factories import BatchedPlaneFactory
 from relayd.interfaces import IDataPlane
-from tests.behaviour.dataplane_suite import DataPlaneSuite
+from tests.behaviour.dataplane_suite import NUMBER, DataPlaneSuite, frame
 
-pytestmark = pytest.mark.skipif(BatchedPlaneFactory().unavailable() is not None, reason="no batched data plane here")
+if BatchedPlaneFactory().unavailable() is not None:
+    pytest.skip("no batched data plane here", allow_module_level=True)
+
+from relayd.dataplane import batched
+from relayd.dataplane.libc import MSGHDR, ffi
 
 
 class BatchedIPv4Tests(DataPlaneSuite, TestCase):
     def make_plane(self) -> IDataPlane:
         return BatchedPlaneFactory().make(reactor)
+
+
+class RefusedSegmentsTests(BatchedIPv4Tests):
+    """The kernel refuses runs (longer than the path MTU, a device that cannot): everything arrives all the same."""
+
+    refusal = errno.EINVAL
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.refused = 0
+        real_one, real_many = batched.sendmsg, batched.sendmmsg
+
+        def refuses(message: Any) -> bool:
+            control_length = MSGHDR.unpack(bytes(ffi.buffer(message, MSGHDR.size)))[5]
+            self.refused += bool(control_length)
+            return bool(control_length)
+
+        def send_one(fd: int, message: Any, flags: int) -> int:
+            if refuses(message):
+                ffi.errno = self.refusal
+                return -1
+            return real_one(fd, message, flags)
+
+        def send_many(fd: int, messages: Any, count: int, flags: int) -> int:
+            if refuses(messages):
+                ffi.errno = self.refusal
+                return -1
+            return real_many(fd, messages, 1, flags)
+
+        self.patch(batched, "sendmsg", send_one)
+        self.patch(batched, "sendmmsg", send_many)
+
+    async def test_learns(self) -> None:
+        """After the first refusal each way, that size is not tried as a run again."""
+        await self.bind()
+        for _ in range(3):
+            for _ in range(20):
+                self.client.write(frame(NUMBER, b"u" * 200), self.port.address)
+                self.peer.write(b"d" * 200, self.relay.address)
+            for _ in range(20):
+                await self.peer.next()
+                await self.client.next()
+        self.assertEqual(self.refused, 3)  # up is tried twice, for the first error may be an old ICMP error
+        self.assertEqual(self.counted(), (60, 12_000, 60, 12_000, 0))
+
+
+class RefusedByDeviceTests(RefusedSegmentsTests):
+    refusal = errno.EIO
 
 
 class BatchedIPv6Tests(BatchedIPv4Tests):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 
@@ -21,7 +22,7 @@ from relayd.dataplane.buffers import RUN_BYTES, SLOTS, Inbox, Outbox, pack_socka
 from relayd.dataplane.libc import MMSGHDR_SIZE, MSGHDR, ffi
 
 addresses = st.one_of(
-    st.builds(TransportAddress, st.binary(min_size=4, max_size=4), st.integers(0, 0xFFFF)),
+    st.builds(TransportAddress, st.binary(min_size=4, max_size=4), st.integers(0, 0xFFFF), st.just(0)),
     st.builds(TransportAddress, st.binary(min_size=16, max_size=16), st.integers(0, 0xFFFF), st.integers(0, 2**32 - 1)),
 )
 
@@ -90,7 +91,7 @@ def test_down(host: str) -> None:
 
 
 def test_outbox() -> None:
-    """A run carries its segment size in a control message; a single datagram carries none, whatever was there before."""
+    """A run carries its segment size in a control message; a single datagram carries none, whatever was there."""
     outbox = Outbox()
     outbox.put(5, 11, 16, 22, 3, 204)
     view = bytes(ffi.buffer(outbox.messages[5], MMSGHDR_SIZE))
@@ -109,9 +110,7 @@ def test_outbox() -> None:
 
 
 def test_segment_limit() -> None:
-    """A refused run teaches what may go in one: less than that size for the path MTU, nothing where the device cannot."""
-    import errno
-
+    """A refused run teaches what may go in one: less than that size for the path MTU, or nothing."""
     assert _less_than(1473, errno.EINVAL, RUN_BYTES) == 1472
     assert _less_than(1473, errno.EMSGSIZE, RUN_BYTES) == 1472
     assert _less_than(200, errno.EIO, RUN_BYTES) == 0
