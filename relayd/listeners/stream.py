@@ -21,6 +21,7 @@ from relayd.config import ListenerSettings
 from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
+from relayd.listeners.accept_log import AcceptLog
 from relayd.listeners.admission import Admission
 from relayd.listeners.connection import LOCAL_NETWORK, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
@@ -72,6 +73,7 @@ class StreamListener(ServerFactory):
     def listening(self, port: IListeningPort) -> StreamListener:
         """The endpoint is open."""
         self._port = port
+        AcceptLog(self.description, self.clock).attach(port)
         return self
 
     def close(self) -> Deferred[None]:

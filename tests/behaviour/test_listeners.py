@@ -16,6 +16,7 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import TestCase
 
@@ -171,18 +172,21 @@ class Streams(ListenerTest):
         assert await self.in_thread(client.recv, 100) == b""
 
     async def test_running_out_of_descriptors(self) -> None:
-        """While no descriptor is left connections are dropped, those that are there go on, and later ones succeed."""
+        """While no descriptor is left connections are dropped, those that are there go on, and later ones succeed.
+
+        The log says so in one line, however many are dropped.
+        """
         listener = await self.listen("tcp:0:interface=127.0.0.1")
         (address,) = listener.addresses
-        old, refused = socket.create_connection((address.host, address.port)), socket.socket()
-        for client in (old, refused):
+        old, refused, again = socket.create_connection((address.host, address.port)), socket.socket(), socket.socket()
+        for client in (old, refused, again):
             self.addCleanup(client.close)
             client.settimeout(PATIENCE)
         old.sendall(REQUEST_BYTES)
         assert await self.in_thread(old.recv, 100) == ANSWER
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (refused.fileno() + 20, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (again.fileno() + 20, limits[1]))
         taken: list[int] = []
         try:
             while True:
@@ -190,8 +194,11 @@ class Streams(ListenerTest):
         except OSError:
             pass
         try:
-            refused.connect((address.host, address.port))
-            assert await self.in_thread(refused.recv, 100) == b""
+            with capturedLogs() as events:
+                for client in (refused, again):
+                    client.connect((address.host, address.port))
+                    assert await self.in_thread(client.recv, 100) == b""
+            assert [event["where"] for event in events] == [listener.description]
             old.sendall(REQUEST_BYTES)
             assert await self.in_thread(old.recv, 100) == ANSWER
         finally:
