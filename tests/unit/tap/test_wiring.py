@@ -72,7 +72,8 @@ def test_rival_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two plugins for one transport are an error, not a matter of luck."""
     data_plane: Any = None
     install(monkeypatch, WayOut("udp"), WayOut("tcp", 6))
-    assert wiring.make_peer_transports(Clock(), data_plane, RelaySettings(())) == ["udp", "tcp"]
+    made: list[Any] = [*wiring.make_peer_transports(Clock(), data_plane, RelaySettings(()))]
+    assert made == ["udp", "tcp"]
     install(monkeypatch, WayOut("udp"), WayOut("other"))
     with pytest.raises(ConfigurationError, match="udp and other"):
         wiring.make_peer_transports(Clock(), data_plane, RelaySettings(()))
@@ -89,7 +90,7 @@ def test_allocation_log_is_first_and_in_the_wanted_form() -> None:
 
 
 def test_alternates_differ_in_host_and_port() -> None:
-    """NAT behaviour discovery: each of the four addresses has the opposite one; a listener with one address has none."""
+    """NAT behaviour discovery: each of four addresses has the opposite one; a listener with one address has none."""
     one, two, three, four = (
         TransportAddress.parse(host, port) for host in ("127.0.0.1", "127.0.0.2") for port in (3478, 3479)
     )
