@@ -93,7 +93,7 @@ class RelayDaemon(Service):
         opened: Callable[[Sequence[IListener]], list[str]],
         console: Console,
     ) -> None:
-        """`opened` is told all listeners once they are open, and gives the lines to print then."""
+        """`opened` is told all listeners whenever another one is open, and gives the lines to print after the last."""
         self.relay_service = relay_service
         self.data_plane = data_plane
         self.listeners: list[IListener] = []
@@ -105,6 +105,7 @@ class RelayDaemon(Service):
         self._console = console
         self._failure: str | None = None
         self._starting = False
+        self._stopped = False
 
     def privilegedStartService(self) -> None:
         """Open all listeners: here, because twistd's --uid takes effect afterwards, and ports below 1024 need root."""
@@ -124,6 +125,7 @@ class RelayDaemon(Service):
     def stopService(self) -> Deferred[None]:
         """Close everything. Fires when no socket and no delayed call is left."""
         super().stopService()  # type: ignore[no-untyped-call]
+        self._stopped = True
         # Before the listeners, so that allocations end because of the shutdown and not because their connection closed.
         self.relay_service.close()
         closing = DeferredList(
@@ -145,9 +147,14 @@ class RelayDaemon(Service):
         self.stopService()
 
     def _listening(self, listener: IListener) -> None:
+        if self._stopped:
+            listener.close()
+            return
         self.listeners.append(listener)
+        # Told about each one at once, not only when all are open: peers must not reach it in the meantime.
+        lines = self._opened(self.listeners)
         if len(self.listeners) == len(self._ways_in):
-            for line in self._opened(self.listeners):
+            for line in lines:
                 self._console.say(line)
             self._console.close()
 

@@ -95,6 +95,18 @@ def test_start_is_announced_when_all_is_open() -> None:
     assert house.pen.is_closed
 
 
+def test_listener_that_opens_too_late() -> None:
+    """A way in that opens only after the end is closed again at once."""
+    order: list[str] = []
+    slow: Deferred[Part] = Deferred()
+    house = House(slow)
+    house.daemon.privilegedStartService()
+    house.daemon.stopService()
+    slow.callback(Part("late", order))
+    assert order == ["late"]
+    assert house.pen.said == []
+
+
 @pytest.mark.parametrize("error", [ConfigurationError("tcp:1: in use\nhere"), OSError(98, "Address already in use")])
 def test_failed_start_is_one_line(error: Exception) -> None:
     """A way in that does not open ends the process with status 1, one line, and everything closed again."""
