@@ -29,6 +29,7 @@ from relayd.listeners.turn import TurnListenerFactory
 from tests.support.certificate import make_certificate
 from tests.support.wire import BINDING, REQUEST
 
+UNREAD = 50_000_000  # bytes: more than the system buffers for both ends of a connection on loopback
 PATIENCE = 10.0  # seconds that a client waits for an answer
 REQUEST_BYTES = bytes([REQUEST, BINDING, 0, 0]) + b"\x21\x12\xa4\x42transaction!"
 ANSWER = b"\x01\x01\0\0\x21\x12\xa4\x42transaction!"
@@ -58,6 +59,14 @@ def ask(connected: socket.socket, prefix: bytes = b"") -> bytes:
         connected.settimeout(PATIENCE)
         connected.sendall(prefix + REQUEST_BYTES)
         return connected.recv(100)
+
+
+def unverified() -> ssl.SSLContext:
+    """For a client that takes any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class ListenerTest(TestCase):
@@ -159,6 +168,25 @@ class Streams(ListenerTest):
             await deferLater(reactor, 0.01)
         assert self.service.closed == self.service.paths
 
+    async def test_a_client_that_does_not_read(self) -> None:
+        """Datagrams for it are dropped once the system's own buffers are full, over TCP and over TLS."""
+        for endpoint in ("tcp:0:interface=127.0.0.1", f"ssl:0:interface=127.0.0.1:{self.files}"):
+            (address,) = (await self.listen(endpoint)).addresses
+            client = socket.create_connection((address.host, address.port), PATIENCE)
+            if endpoint.startswith("ssl"):
+                client = await self.in_thread(unverified().wrap_socket, client)
+            self.addCleanup(client.close)
+            client.sendall(REQUEST_BYTES)
+            assert await self.in_thread(client.recv, 100) == ANSWER
+            path = self.service.paths[-1]
+            sent = 0
+            while path.send_channel_data(0x4000, bytes(1000)):
+                sent += 1000
+                assert sent < UNREAD
+                if sent % 50_000 == 0:
+                    await deferLater(reactor, 0)
+            assert not path.send_channel_data(0x4000, bytes(1000))
+
     async def test_close_ends_connections(self) -> None:
         """After close the client reads the end of the stream, and trial finds neither socket nor delayed call."""
         listener = await self.listen("tcp:0:interface=127.0.0.1")
@@ -218,9 +246,7 @@ class Tls(ListenerTest):
         listener = await self.listen(f"ssl:0:interface=127.0.0.1:{self.files}")
         assert listener.app_connection == "tls"
         (address,) = listener.addresses
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        context = unverified()
         context.set_ciphers("ALL:@SECLEVEL=0")
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = newest

@@ -6,6 +6,8 @@ import struct
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
@@ -191,6 +193,20 @@ def test_garbage_ends_the_connection(garbage: bytes) -> None:
     client.dataReceived(BINDING)
     bench.seconds(1)
     assert bench.service.messages == [BINDING]
+    assert bench.service.closed == [client]
+    bench.check_nothing_is_left()
+
+
+@settings(deadline=None)  # a busy machine proves nothing
+@given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([BINDING, b"\x40\0\xff\xff", bytes(70000)]))))
+def test_no_bytes_raise_or_pile_up(segments: list[bytes]) -> None:
+    """Whatever arrives, in whatever pieces: no exception, at most one message held back, and all is over at the end."""
+    bench = Bench(first_message_timeout=2.0, idle_timeout=2.0)
+    client, _ = bench.connect()
+    for segment in segments:
+        client.dataReceived(segment)
+        assert client._splitter.pending <= 20 + 65535
+    bench.seconds(6)
     assert bench.service.closed == [client]
     bench.check_nothing_is_left()
 
