@@ -17,7 +17,9 @@ help:
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make clean  remove what the other targets made"
 
+# The cache of plugins is made anew: Twisted does not notice that a class behind a plugin file has changed.
 run: $(VENV)/.run
+	@rm -f twisted/plugins/dropin.cache
 	@exec $(BIN)/twistd --nodaemon --pidfile= relayd $(ARGS)
 
 test: $(VENV)/.test
