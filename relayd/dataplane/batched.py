@@ -141,6 +141,13 @@ class BatchedRelay(Relay):
             return 0
         self.failures = 0
         flows = self.flows
+        if count == 1 and self.limit is None:
+            # Paced traffic, and interleaved flows: what is set up for a run would cost more than the one datagram.
+            flow = flows.get(inbox.name(first))
+            if flow is not None and flow.plane_state is not None:
+                plane.queue_down(flow, inbox, first, 1, inbox.lengths[first])
+                inbox.filled = first + 1
+                return 1
         run: Flow | None = None
         run_name, run_length, run_first, slot, end = b"", 0, 0, first - 1, first + count
         for (name,), length in zip(inbox.heads(first, count), inbox.lengths[first:end].tolist(), strict=False):
@@ -181,6 +188,8 @@ class BatchedPlane(DataPlane):
         self._port_inboxes: dict[int, Inbox] = {}
         self._relay_inboxes: dict[int, Inbox] = {}
         self._single = Outbox()
+        self._put_single = self._single.put
+        self._single_message = self._single.messages[0]
         self._outbox = Outbox()
         self._queued_port: BatchedPort | None = None
         self.queued: list[tuple[Flow, Inbox, int, int, int]] = []
@@ -267,7 +276,8 @@ class BatchedPlane(DataPlane):
         relay: Any = flow.relay
         route: Any = flow.plane_state
         sizes = inbox.sizes
-        for slot in range(first, first + count):
+        sizes[first] = size
+        for slot in range(first + 1, first + count) if count > 1 else ():
             sizes[slot] = size
         if count > 1 and (size * count > RUN_BYTES or not 0 < size <= route.up_most or relay.limit is not None):
             most = RUN_BYTES // size if 0 < size <= route.up_most and relay.limit is None else 1
@@ -276,8 +286,8 @@ class BatchedPlane(DataPlane):
             return
         counters = relay.counters
         if relay.limit is None or relay.within_limit(size):
-            self._single.put(0, route.peer_at, route.name_size_up, inbox.gather[first], count, size)
-            message = self._single.messages[0]
+            self._put_single(0, route.peer_at, route.name_size_up, inbox.gather[first], count, size)
+            message = self._single_message
             # As in Relay.send, the first attempt may only bring the news of an ICMP error.
             if sendmsg(relay.fd, message, 0) >= 0 or (last_error() not in BUSY and sendmsg(relay.fd, message, 0) >= 0):
                 counters.sent_packets += count
@@ -306,7 +316,9 @@ class BatchedPlane(DataPlane):
             queued = self.queued
         headers, sizes = inbox.headers, inbox.sizes
         word = route.number_word | socket.htons(size) << 16
-        for slot in range(first, first + count):
+        headers[first] = word
+        sizes[first] = total
+        for slot in range(first + 1, first + count) if count > 1 else ():
             headers[slot] = word
             sizes[slot] = total
         self._outbox.put(len(queued), route.client_at, route.name_size_down, inbox.gather[first], count, total)

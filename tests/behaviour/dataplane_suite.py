@@ -310,6 +310,23 @@ class DataPlaneSuite:
         clients[2].write(frame(NUMBER + 1, b"other channel"), self.port.address)
         self.assertEqual(await self.peer.next(), (b"other channel", relays[2].address))
 
+    async def test_interleaved_ports(self) -> None:
+        """Peers of clients on two ports, each with one datagram waiting, reach their own client from its own port."""
+        second = self.plane.open_port(self.local, "udp", self.service)
+        expected, peers = [], []
+        for index in range(12):
+            self.relay, client, peer = self.plane.open_relay(self.local, self.service), self.stranger(), self.stranger()
+            port = second if index % 2 else self.port
+            client.write(b"bind", port.address)
+            path, _ = await self.service.next(self.service.up)
+            self.plane.install_flow(Flow(path, NUMBER, self.relay, peer.address))
+            peers.append((peer, self.relay.address, b"for %d" % index))
+            expected.append((client, (frame(NUMBER, b"for %d" % index), port.address)))
+        for peer, relay_address, payload in peers:
+            peer.write(payload, relay_address)
+        for client, datagram in expected:
+            self.assertEqual(await client.next(), datagram)
+
     async def test_padding_over_udp(self) -> None:
         """The length field decides, not the size of the datagram: padding is not passed on (pion pads over UDP)."""
         await self.bind()
