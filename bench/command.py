@@ -171,8 +171,14 @@ def lines(row: Row, samples: Samples) -> list[list[str]]:
         times, goal = ratio(ours, theirs) if len(ours) == len(theirs) else None, row.goals.get(column)
         title = row.title if column in ("cpu", "memory", "") else f"{row.title}, {column}"
         said = ["" if times is None else f"{times:.2f}", "" if goal is None else f"{goal:g}", verdict(times, goal)]
-        made.append([title, row.unit, str(Figure.of(theirs)), str(Figure.of(ours)), *said])
+        cells = (_cell(samples.get(name, []), values) for name, values in ((BASELINE, theirs), (SUBJECT, ours)))
+        made.append([title, row.unit, *cells, *said])
     return made
+
+
+def _cell(samples: Sequence[Sample], values: Sequence[float | None]) -> str:
+    measured = any(sample.invalid for sample in samples) or any(value is not None for value in values)
+    return str(Figure.of(values)) if measured else "not measured"
 
 
 def _values(samples: Sequence[Sample], column: str) -> list[float | None]:
@@ -223,9 +229,9 @@ def _one(given: argparse.Namespace, rows: Sequence[Row]) -> int:
         if (row.needs_pid and not server.pid) or (row.transport == "tls" and not server.tls):
             continue
         print(f"{row.name} ...", file=sys.stderr, flush=True)
-        samples = {SUBJECT: [_sample(row, server, seconds) for _ in range(rounds)]}
-        body += [[*line[:2], line[3]] for line in lines(row, samples)]
-        beside += notes(row, samples)
+        samples = [_sample(row, server, seconds) for _ in range(rounds)]
+        body += [[*line[:2], line[3]] for line in lines(row, {SUBJECT: samples})]
+        beside += notes(row, {server.name: samples})
     print(table(["what", "unit", server.name], body))
     print("\n" + "\n".join(beside))
     return 0
