@@ -86,6 +86,6 @@ def test_a_row_with_several_figures_has_a_line_for_each() -> None:
 
 
 def test_what_was_not_measured_is_not_called_invalid() -> None:
-    """Without the process of the server there is no CPU time, and nothing went wrong; without a server there is nothing."""
+    """Without the process of the server there is no CPU time, and nothing went wrong."""
     samples = {"relayd": [Sample({}, {"packets/s": 5.0})]}
     assert lines(_row(cpu=0.9), samples)[0][2:5] == ["not measured", "not measured", ""]
