@@ -151,7 +151,10 @@ def make_one_user() -> OneUser:
 
 def _is_journal(descriptor: int) -> bool:
     # systemd says by device and inode which stream it connected to its journal.
-    status = os.fstat(descriptor)
+    try:
+        status = os.fstat(descriptor)
+    except OSError:  # closed: nobody reads it
+        return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
