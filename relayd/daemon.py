@@ -43,7 +43,7 @@ class Console:
     log.
     """
 
-    def __init__(self, stdout: TextIO, stderr: TextIO) -> None:
+    def __init__(self, stdout: TextIO | None, stderr: TextIO | None) -> None:
         self._streams = [_duplicate(stdout), _duplicate(stderr)]
 
     def say(self, line: str) -> None:
@@ -69,10 +69,12 @@ class Console:
             self._streams[index] = None
 
 
-def _duplicate(stream: TextIO) -> TextIO | None:
+def _duplicate(stream: TextIO | None) -> TextIO | None:
+    if stream is None:  # what Python makes of a descriptor that was closed before it started
+        return None
     try:
         return open(os.dup(stream.fileno()), "w", encoding="utf-8", errors="backslashreplace")
-    except (OSError, ValueError):  # closed before we were started
+    except (OSError, ValueError):  # one that has no descriptor
         return None
 
 

@@ -84,9 +84,11 @@ def build_daemon(
     data_plane = plane_factory.make(reactor)
     try:
         transports = make_peer_transports(reactor, data_plane, RelaySettings(relays, *settings.relay_ports))
-    except ConfigurationError:
+    except ConfigurationError as why:
         data_plane.close()
-        raise
+        if settings.relay_address:
+            raise
+        raise ConfigurationError(f"{why} (this one was taken from --listen)") from None
     core = TurnServer(
         turn_settings(settings, transports, authenticator, opening.alternates),
         secrets.token_bytes,
