@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredQueue, maybeDeferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -125,8 +126,8 @@ class StreamClient:
         """Nothing to close."""
 
 
-class DataPlaneSuite:
-    """Mixed into `twisted.trial.unittest.TestCase` with a `make_plane` and a `host`."""
+class DataPlaneSuite(TestCase):
+    """Subclassed with a `make_plane` and a `host`. Test modules import this module, not the class: it is no test."""
 
     host = "127.0.0.1"
 

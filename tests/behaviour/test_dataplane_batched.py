@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.trial.unittest import TestCase
 
 from relayd.dataplane.factories import BatchedPlaneFactory
 from relayd.interfaces import IDataPlane
-from tests.behaviour.dataplane_suite import NUMBER, DataPlaneSuite, frame
+from tests.behaviour import dataplane_suite
+from tests.behaviour.dataplane_suite import NUMBER, frame
 
 if BatchedPlaneFactory().unavailable() is not None:
     pytest.skip("no batched data plane here", allow_module_level=True)
 
 from relayd.dataplane import batched
-from relayd.dataplane.libc import MSGHDR, ffi
+from relayd.dataplane.libc import MSGHDR, ffi, sendmmsg, sendmsg
 
 
-class BatchedIPv4Tests(DataPlaneSuite, TestCase):
+class BatchedIPv4Tests(dataplane_suite.DataPlaneSuite):
     def make_plane(self) -> IDataPlane:
         return BatchedPlaneFactory().make(reactor)
 
@@ -33,7 +33,6 @@ class RefusedSegmentsTests(BatchedIPv4Tests):
     def setUp(self) -> None:
         super().setUp()
         self.refused = 0
-        real_one, real_many = batched.sendmsg, batched.sendmmsg
 
         def refuses(message: Any) -> bool:
             control_length = MSGHDR.unpack(bytes(ffi.buffer(message, MSGHDR.size)))[5]
@@ -44,13 +43,13 @@ class RefusedSegmentsTests(BatchedIPv4Tests):
             if refuses(message):
                 ffi.errno = self.refusal
                 return -1
-            return real_one(fd, message, flags)
+            return sendmsg(fd, message, flags)
 
         def send_many(fd: int, messages: Any, count: int, flags: int) -> int:
             if refuses(messages):
                 ffi.errno = self.refusal
                 return -1
-            return real_many(fd, messages, 1, flags)
+            return sendmmsg(fd, messages, 1, flags)
 
         self.patch(batched, "sendmsg", send_one)
         self.patch(batched, "sendmmsg", send_many)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from twisted.internet import reactor
-from twisted.trial.unittest import TestCase
 
 from relayd.dataplane.portable import PortablePlane
-from tests.behaviour.dataplane_suite import DataPlaneSuite
+from tests.behaviour import dataplane_suite
 
 
-class PortableIPv4Tests(DataPlaneSuite, TestCase):
+class PortableIPv4Tests(dataplane_suite.DataPlaneSuite):
     def make_plane(self) -> PortablePlane:
         return PortablePlane(reactor)
 
