@@ -1,4 +1,4 @@
-"""The TURN and STUN server core: one object that decides everything, sans-IO (RFC 8489, 8656, 5780).
+"""The TURN and STUN server core: the verbs by which the shell drives it, sans-IO (RFC 8489, 8656, 5780).
 
 Theory of operation. A request goes through these stages; each may refuse it, and two of them may have to wait for the
 shell:
@@ -7,84 +7,44 @@ shell:
             -> others: credentials read -> proof checked (AuthenticateUser, or the allocation's own key)
                        -> unknown attributes -> the method -> Allocate only: OpenRelay -> answered
 
-Only Allocate and Refresh ask who somebody is: CreatePermission and ChannelBind are checked with the key that the
-allocation holds, so that they are done when ChannelData follows right behind. Nothing is remembered of a client
-before its proof held, except that it waits for its answer; how many may wait is bounded.
+Data, from clients and from peers, meets an allocation or is dropped. `Requests` decides, `Allocations` keeps and ends,
+`relaying` says what an allocation lets through.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any
 
-from relayd.address import AppConnection, Family, Path, TransportAddress
+from relayd.address import AppConnection, Path, TransportAddress
 from relayd.core import Entropy
-from relayd.errors import DecodeError, RemoteError
-from relayd.stun import attributes as a
-from relayd.stun.attributes import AddressError, Attribute, Icmp
+from relayd.errors import DecodeError
+from relayd.stun.attributes import Icmp
 from relayd.stun.framing import MAX_CHANNEL, MIN_CHANNEL, decode_channel_data
 from relayd.stun.message import TRANSACTION_ID_SIZE, Class, Message, Method, decode
 from relayd.turn import outputs as out
-from relayd.turn.allocate import AllocateRequest, read_allocate
 from relayd.turn.allocation import Allocation
 from relayd.turn.allocations import Allocations
-from relayd.turn.answers import Answers
-from relayd.turn.authentication import Authentication, Claim, Credentials
-from relayd.turn.discovery import answer_binding
 from relayd.turn.outputs import EndReason, Relay
-from relayd.turn.pending import PENDING_LIFETIME, PendingTransactions
-from relayd.turn.relaying import (
-    Guard,
-    bind_channel,
-    channel_data_to_peer,
-    create_permission,
-    data_to_client,
-    icmp_to_client,
-    send_to_peer,
-)
-from relayd.turn.reservations import Reservation
+from relayd.turn.relaying import Guard, channel_data_to_peer, data_to_client, icmp_to_client, send_to_peer
+from relayd.turn.requests import Requests
 from relayd.turn.settings import TurnSettings
-from relayd.turn.transaction import REASONS, Transaction
+from relayd.turn.transaction import Transaction
 
 _FIRST_OF_CHANNEL_DATA = MIN_CHANNEL >> 8  # the first byte tells STUN from ChannelData (RFC 8656 section 12.5)
 _LAST_OF_CHANNEL_DATA = MAX_CHANNEL >> 8
-_SESSION_ID_SIZE = 6  # bytes, twelve hexadecimal digits
-
-
-@dataclass(slots=True)
-class _WaitsForKey:
-    """A request whose sender the shell is asked about."""
-
-    transaction: Transaction
-    expires: float
-    claim: Claim
-
-
-@dataclass(slots=True)
-class _WaitsForRelay:
-    """An Allocate that is granted as soon as its relays are open. It holds a place in the quota."""
-
-    transaction: Transaction
-    expires: float
-    credentials: Credentials
-    wanted: AllocateRequest
-    reservation: Reservation | None
 
 
 class TurnServer:
     """The core. Feed it with the verbs below, then drain `next_output`, then arm a timer for `next_timer`."""
 
     def __init__(self, settings: TurnSettings, entropy: Entropy, peer_rules: Guard) -> None:
-        self._settings = settings
         self._entropy = entropy
         self._guard = peer_rules
         self._outputs: deque[Any] = deque()
-        self._authentication = Authentication(settings, entropy)
-        self._answers = Answers(settings, self._authentication, entropy, self._outputs)
         self._allocations = Allocations(settings, entropy, self._outputs)
-        self._pending: PendingTransactions[_WaitsForKey | _WaitsForRelay] = PendingTransactions()
+        self._requests = Requests(settings, entropy, peer_rules, self._allocations, self._outputs)
         self._is_shut_down = False
 
     # --- what the shell asks --------------------------------------------------------------------------------------
@@ -95,14 +55,14 @@ class TurnServer:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is wanted next."""
-        expiry, timeout = self._allocations.next_deadline(), self._pending.next_deadline()
+        expiry, timeout = self._allocations.next_deadline(), self._requests.next_deadline()
         if expiry is None or timeout is None:
             return timeout if expiry is None else expiry
         return min(expiry, timeout)
 
     def holds(self, path: Path) -> bool:
         """Whether the core may have something to send on that path of its own accord."""
-        return self._allocations.on(path) is not None or self._pending.has_path(path)
+        return self._allocations.on(path) is not None or self._requests.wait_on(path)
 
     def allocation_of(self, path: Path) -> Allocation | None:
         """The allocation of a path, to be read and not changed."""
@@ -128,7 +88,7 @@ class TurnServer:
                 return
             message = decode(data)
             if message.cls is Class.REQUEST:
-                self._receive_request(Transaction(path, message, data), now)
+                self._requests.receive(Transaction(path, message, data), now)
             elif message.cls is Class.INDICATION and message.method == Method.SEND:
                 self._receive_send(path, message, now)
             # Anything else is a keep-alive, or not for a server: silently discarded (RFC 8489 section 6.3).
@@ -152,8 +112,7 @@ class TurnServer:
 
     def path_closed(self, path: Path, now: float) -> None:
         """The connection behind a path is gone: so is its allocation, and nothing more is to be sent."""
-        for number, _ in self._pending.on(path):
-            self._give_up(number)
+        self._requests.give_up_path(path)
         allocation = self._allocations.on(path)
         if allocation is not None:
             self._allocations.end(allocation, EndReason.CONNECTION_CLOSED, now)
@@ -168,9 +127,7 @@ class TurnServer:
 
     def end_user(self, username: str, reason: EndReason, now: float) -> None:
         """End every allocation of a user (the prepared name), also those about to be."""
-        for number, waiting in self._pending.all():
-            if isinstance(waiting, _WaitsForRelay) and waiting.credentials.username == username:
-                self._give_up(number)
+        self._requests.give_up_user(username)
         for allocation in self._allocations:
             if allocation.username == username:
                 self._allocations.end(allocation, reason, now)
@@ -197,30 +154,19 @@ class TurnServer:
     def shutdown(self, now: float) -> None:
         """End everything; whatever is received afterwards is ignored."""
         self._is_shut_down = True
-        for number, _ in self._pending.all():
-            self._give_up(number)
+        self._requests.give_up_all()
         for allocation in self._allocations:
             self._allocations.end(allocation, EndReason.SHUTDOWN, now)
         self._allocations.drop_reservations()
 
     def answer(self, id: int, result: Any, now: float) -> None:
         """The result of AuthenticateUser or OpenRelay. For an id that is no longer awaited, its relays are closed."""
-        waiting = self._pending.remove(id)
-        if isinstance(waiting, _WaitsForKey):
-            self._answer_key(waiting, result, now)
-        elif isinstance(waiting, _WaitsForRelay):
-            self._answer_relay(waiting, result, now)
-        elif isinstance(result, out.RelayOpened):
-            for relay, _ in result.relays:
-                self._outputs.append(out.CloseRelay(relay))
-            if result.reserved is not None:
-                self._outputs.append(out.CloseRelay(result.reserved))
+        self._requests.answer(id, result, now)
 
     def handle_timer(self, now: float) -> None:
         """End and forget what is due."""
         self._allocations.expire(now)
-        for number in self._pending.overdue(now):
-            self._give_up(number)
+        self._requests.expire(now)
 
     # --- from the client ------------------------------------------------------------------------------------------
 
@@ -235,233 +181,6 @@ class TurnServer:
         if allocation is not None and allocation.expires > now:
             self._put(send_to_peer(allocation, message, self._guard, now))
 
-    def _receive_request(self, transaction: Transaction, now: float) -> None:
-        path, message = transaction.path, transaction.message
-        if self._pending.is_pending(path, message.transaction_id):
-            return  # a retransmission: its answer is under way
-        due = self._allocations.next_deadline()
-        if due is not None and due <= now:
-            self._allocations.expire(now)  # so that nothing below meets what has expired
-        try:
-            if message.method == Method.BINDING:
-                if self._answers.may_answer(transaction, now):
-                    self._outputs.append(answer_binding(transaction, self._settings))
-            elif message.method in self._METHODS:
-                self._authenticate(transaction, now)
-            else:
-                self._outputs.append(out.RequestRefused(path, message.method, 0))
-        except RemoteError as error:
-            self._answers.refuse(transaction, error, now)
-        except DecodeError:
-            self._answers.refuse(transaction, RemoteError(400), now)
-
-    # --- who is it ------------------------------------------------------------------------------------------------
-
-    def _authenticate(self, transaction: Transaction, now: float) -> None:
-        path, message = transaction.path, transaction.message
-        claim = self._authentication.read(path, message, now)
-        allocation = self._allocations.on(path)
-        realm = self._settings.realm
-        if allocation is not None and not _renews(message) and allocation.credentials.may_be(claim, realm):
-            if not claim.proof.matches(allocation.credentials.key):
-                raise RemoteError(401)
-            self._serve(transaction, allocation.credentials, claim, now)
-            return
-        self._pending.check_room(path)
-        number = self._pending.add(_WaitsForKey(transaction, now + PENDING_LIFETIME, claim))
-        self._outputs.append(
-            out.AuthenticateUser(number, path, realm, claim.algorithm, claim.proof, claim.username, claim.userhash)
-        )
-
-    def _answer_key(self, waiting: _WaitsForKey, result: Any, now: float) -> None:
-        transaction, claim = waiting.transaction, waiting.claim
-        try:
-            if not isinstance(result, out.Authenticated):
-                raise RemoteError(401)
-            credentials = Credentials(result.username, claim.username, claim.algorithm, result.key)
-            self._serve(transaction, credentials, claim, now)
-        except RemoteError as error:
-            self._answers.refuse(transaction, error, now)
-        except DecodeError:
-            self._answers.refuse(transaction, RemoteError(400), now)
-
-    def _serve(self, transaction: Transaction, credentials: Credentials, claim: Claim, now: float) -> None:
-        """Do what an authenticated request asks for. Raises RemoteError, and DecodeError, which is a 400."""
-        transaction.accept(credentials, claim)
-        # RFC 8489 section 6.3.1: after the authentication, before anything else
-        unknown = transaction.message.unknown_required()
-        if unknown:
-            raise RemoteError(420, unknown=unknown)
-        self._METHODS[transaction.message.method](self, transaction, credentials, now)
-
-    def _own_allocation(self, transaction: Transaction) -> Allocation:
-        """The allocation that an authenticated request is about. Raises RemoteError (437, 441)."""
-        # RFC 8656 section 5
-        allocation = self._allocations.on(transaction.path)
-        if allocation is None:
-            raise RemoteError(437)
-        if allocation.username != transaction.username:
-            raise RemoteError(441)
-        return allocation
-
-    # --- Allocate, RFC 8656 section 7.2 ---------------------------------------------------------------------------
-
-    def _allocate(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
-        path, message, username = transaction.path, transaction.message, credentials.username
-        # step 2
-        allocation = self._allocations.on(path)
-        if allocation is not None:
-            if allocation.transaction_id != message.transaction_id or allocation.username != username:
-                raise RemoteError(437)
-            self._confirm(transaction, allocation, now)
-            return
-        if any(isinstance(other, _WaitsForRelay) for _, other in self._pending.on(path)):
-            raise RemoteError(437)
-        # steps 3 to 9
-        wanted = read_allocate(message, self._settings.transports)
-        reservation = self._reservation_for(wanted, username)
-        # step 10
-        self._allocations.quota.take(username)
-        if wanted.token is not None:
-            self._allocations.claim_reserved(wanted.token)
-        waiting = _WaitsForRelay(transaction, now + PENDING_LIFETIME, credentials, wanted, reservation)
-        self._outputs.append(
-            out.OpenRelay(
-                self._pending.add(waiting),
-                path,
-                username,
-                wanted.transport,
-                wanted.families if reservation is None else (reservation.family,),
-                even_port=wanted.even_port,
-                reserve_next=wanted.reserve_next,
-                reservation=None if reservation is None else reservation.relay,
-            )
-        )
-
-    def _reservation_for(self, wanted: AllocateRequest, username: str) -> Reservation | None:
-        if wanted.reserve_next and not self._allocations.may_reserve(username):
-            raise RemoteError(508)
-        if wanted.token is None:
-            return None
-        reservation = self._allocations.reserved(wanted.token, username, wanted.transport)
-        if reservation is None:
-            raise RemoteError(508)
-        return reservation
-
-    def _answer_relay(self, waiting: _WaitsForRelay, result: Any, now: float) -> None:
-        transaction, wanted = waiting.transaction, waiting.wanted
-        if not isinstance(result, out.RelayOpened):
-            self._take_back(waiting)
-            refusal = result if isinstance(result, out.RelayRefused) else out.RelayRefused(500)
-            self._answers.refuse_relay(transaction, refusal, now)
-            return
-        lifetime = self._settings.granted_lifetime(wanted.lifetime)
-        allocation = Allocation(
-            self._entropy(_SESSION_ID_SIZE).hex(),
-            transaction.path,
-            waiting.credentials,
-            wanted.transport,
-            result.relays,
-            transaction.message.transaction_id,
-            now,
-            now + lifetime,
-        )
-        allocation.failed = result.failed or wanted.failed
-        self._allocations.add(allocation)
-        if result.reserved is not None:
-            self._allocations.reserve(allocation, result.reserved, now)
-        self._outputs.append(
-            out.AllocationCreated(
-                allocation.session_id,
-                allocation.path,
-                allocation.username,
-                allocation.relays,
-                allocation.transport,
-                lifetime,
-            )
-        )
-        self._confirm(transaction, allocation, now)
-
-    def _confirm(self, transaction: Transaction, allocation: Allocation, now: float) -> None:
-        """Answer an Allocate; for a retransmission anew, with the time that is left."""
-        attributes: list[tuple[Attribute[Any], Any]] = [
-            (a.XOR_RELAYED_ADDRESS, address) for _, address in allocation.relays
-        ]
-        attributes.append((a.LIFETIME, round(allocation.expires - now)))
-        if allocation.token is not None and self._allocations.is_reserved(allocation.token):
-            attributes.append((a.RESERVATION_TOKEN, allocation.token))
-        attributes.append((a.XOR_MAPPED_ADDRESS, transaction.path.client))
-        if allocation.failed is not None:
-            family, code = allocation.failed
-            attributes.append((a.ADDRESS_ERROR_CODE, AddressError(family, code, REASONS.get(code, ""))))
-        self._answers.succeed(transaction, attributes)
-
-    # --- the other methods ----------------------------------------------------------------------------------------
-
-    def _refresh(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
-        """Refresh, RFC 8656 section 8.2."""
-        allocation = self._own_allocation(transaction)
-        requested = transaction.message.get(a.LIFETIME)
-        family = transaction.message.get(a.REQUESTED_ADDRESS_FAMILY)
-        if family is not None and all(address.family != family for _, address in allocation.relays):
-            raise RemoteError(443)
-        if requested == 0:
-            self._answers.succeed(transaction, [(a.LIFETIME, 0)])
-            if family is not None and len(allocation.relays) > 1:
-                self._allocations.end_half(allocation, Family(family))
-            else:
-                self._allocations.end(allocation, EndReason.DELETED, now)
-            return
-        # Deviation: both halves of a dual allocation share one lifetime, so a Refresh that names one family renews
-        # both. Clients that refresh one at a time would otherwise lose the other.
-        lifetime = self._settings.granted_lifetime(requested)
-        allocation.expires = now + lifetime
-        allocation.credentials = credentials  # the password, or the algorithm, may be another one since
-        self._allocations.look_in_time(allocation, allocation.expires)
-        self._outputs.append(out.AllocationRefreshed(allocation.session_id, allocation.path, lifetime))
-        self._answers.succeed(transaction, [(a.LIFETIME, lifetime)])
-
-    def _create_permission(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
-        allocation = self._own_allocation(transaction)
-        self._outputs += create_permission(allocation, transaction.message, self._guard, self._settings, now)
-        self._answers.succeed(transaction)
-
-    def _channel_bind(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
-        allocation = self._own_allocation(transaction)
-        self._outputs += bind_channel(allocation, transaction.message, self._guard, self._settings, now)
-        self._allocations.look_in_time(allocation, now + self._settings.channel_lifetime)
-        self._answers.succeed(transaction)
-
-    _METHODS: ClassVar[dict[int, Callable[[TurnServer, Transaction, Credentials, float], None]]] = {
-        Method.ALLOCATE: _allocate,
-        Method.REFRESH: _refresh,
-        Method.CREATE_PERMISSION: _create_permission,
-        Method.CHANNEL_BIND: _channel_bind,
-    }
-
-    # --- odds and ends --------------------------------------------------------------------------------------------
-
     def _put(self, output: Any | None) -> None:
         if output is not None:
             self._outputs.append(output)
-
-    def _give_up(self, number: int) -> None:
-        waiting = self._pending.remove(number)
-        if isinstance(waiting, _WaitsForRelay):
-            self._take_back(waiting)
-
-    def _take_back(self, waiting: _WaitsForRelay) -> None:
-        """What an Allocate that comes to nothing had already got."""
-        self._allocations.quota.give_back(waiting.credentials.username)
-        if waiting.reservation is not None:
-            self._outputs.append(out.CloseRelay(waiting.reservation.relay))
-
-
-def _renews(message: Message) -> bool:
-    """Whether a request prolongs an allocation, so that it is time to ask whether its user may still use the relay."""
-    if message.method != Method.REFRESH:
-        return False
-    try:
-        return message.get(a.LIFETIME) != 0
-    except DecodeError:
-        return True

@@ -160,7 +160,7 @@ class Shell:
         assert core.next_output() is None
         assert self.open == {}
         assert self.flows == {}
-        assert len(core._pending) == 0
+        assert len(core._requests._pending) == 0
         assert len(core._allocations._reservations) == 0
         assert core._allocations.quota.taken == 0
         assert not any(core.count(app_connection) for app_connection in AppConnection)

@@ -148,7 +148,7 @@ class Session(RuleBasedStateMachine):
     def quota_is_exact(self) -> None:
         """Allocations and those under way are as many as places taken, and never more than allowed."""
         core = self.shell.core
-        opening = sum(type(waiting).__name__ == "_WaitsForRelay" for _, waiting in core._pending.all())
+        opening = sum(type(waiting).__name__ == "_WaitsForRelay" for _, waiting in core._requests._pending.all())
         assert len(list(core.sessions())) + opening == core._allocations.quota.taken <= QUOTA
 
     @invariant()
