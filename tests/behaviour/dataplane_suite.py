@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """The promises of a data plane (`relayd.interfaces.IDataPlane`), told once. Each plane and family subclasses them."""
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def sockets_open() -> set[str]:
 
 
 def later(result: Any) -> Deferred[Any]:
-    return deferLater(reactor, 0, lambda: result)  # type: ignore[arg-type]
+    return deferLater(reactor, 0, lambda: result)
 
 
 class Stranger(DatagramProtocol):
@@ -63,7 +64,7 @@ class Stranger(DatagramProtocol):
         self.port.write(data, (to.host, to.port))
 
     def next(self) -> Deferred[tuple[bytes, TransportAddress]]:
-        return self.received.get().addTimeout(PATIENCE, reactor)  # type: ignore[arg-type]
+        return self.received.get().addTimeout(PATIENCE, reactor)
 
     def close(self) -> Any:
         return self.port.stopListening()
@@ -97,7 +98,7 @@ class Service:
 
     def next(self, queue: DeferredQueue[Any]) -> Deferred[Any]:
         """The next of that queue, in a reactor turn of its own: a test does not go on inside a call of the plane."""
-        return queue.get().addTimeout(PATIENCE, reactor).addCallback(later)  # type: ignore[arg-type]
+        return queue.get().addTimeout(PATIENCE, reactor).addCallback(later)
 
 
 @implementer(IClientPath)
@@ -136,7 +137,7 @@ class DataPlaneSuite(TestCase):
 
     def setUp(self) -> None:
         self.descriptors = sockets_open()
-        self.readers = set(reactor.getReaders())  # type: ignore[attr-defined]
+        self.readers = set(reactor.getReaders())
         self.service = Service()
         self.plane = self.make_plane()
         self.strangers: list[Stranger] = []
@@ -145,13 +146,13 @@ class DataPlaneSuite(TestCase):
         self.client = self.stranger()
         self.peer = self.stranger()
 
-    async def tearDown(self) -> None:
+    async def tearDown(self) -> None:  # type: ignore[override]
         self.plane.close()
         for stranger in self.strangers:
             await maybeDeferred(stranger.close)
         left = sockets_open() - self.descriptors
         assert not left, f"descriptors left open: {left}"
-        watched = set(reactor.getReaders()) - self.readers  # type: ignore[attr-defined]
+        watched = set(reactor.getReaders()) - self.readers
         # The reactor's own wakers come with its first start; a reader of ours would be a plane's or a stranger's.
         assert not [reader for reader in watched if not type(reader).__module__.startswith("twisted.internet._")], (
             watched
@@ -178,7 +179,7 @@ class DataPlaneSuite(TestCase):
 
     async def turns(self, seconds: float = 0.05) -> None:
         """Let the reactor run, to see that something does not happen."""
-        await deferLater(reactor, seconds)  # type: ignore[arg-type]
+        await deferLater(reactor, seconds)
 
     def counted(self, relay: Any = None) -> tuple[int, ...]:
         counters = (relay or self.relay).counters
@@ -418,7 +419,7 @@ class DataPlaneSuite(TestCase):
     async def test_limit(self) -> None:
         """With a limit set, what exceeds it is dropped and counted, the two directions drawing on one bucket."""
         await self.bind()
-        now = reactor.seconds()  # type: ignore[attr-defined]
+        now = reactor.seconds()
         self.relay.limit = TokenBucket(rate=0.001, burst=1000, now=now)
         for _ in range(4):
             self.client.write(frame(NUMBER, b"u" * 200), self.port.address)

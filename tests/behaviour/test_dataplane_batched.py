@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """The batched data plane keeps every promise of the suite, over IPv4 and IPv6."""
 
 from __future__ import annotations
