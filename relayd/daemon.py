@@ -167,6 +167,7 @@ class RelayDaemon(Service):
             )  # a bug, or a third party's: the log shows where
         self._failure = complaint(failure.getErrorMessage())
         self._console.complain(self._failure)
+        self._log.error("{complaint}", complaint=self._failure)  # twistd sends whoever starts a daemon to its log
         if not self._starting and self.running:
             self._end_process()
 

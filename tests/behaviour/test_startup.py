@@ -247,6 +247,24 @@ def test_daemon_reports_to_its_terminal(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
+def test_daemon_that_does_not_start(tmp_path: Path) -> None:
+    """A daemon that finds its port taken tells its terminal and its log, with status 1, and leaves no pid file."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        command = [word for word in relayd_command(f"--listen=turn=udp:{port}:interface=127.0.0.1") if word != "-n"]
+        command[command.index("--pidfile=")] = "--pidfile=relayd.pid"
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert ended.returncode == 1
+    line = ended.stderr.splitlines()[0]
+    assert line.startswith("relayd: ")
+    assert "in use" in line
+    assert line in (tmp_path / "twistd.log").read_text(encoding="utf-8")
+    assert os.listdir(tmp_path) == ["twistd.log"]
+
+
 def test_journal_gets_no_password(tmp_path: Path) -> None:
     """Where standard output is systemd's journal there is no user for this run: its password would be kept there."""
     with (tmp_path / "journal").open("w+", encoding="utf-8") as journal:
