@@ -88,6 +88,9 @@ def test_half_of_a_dual_allocation() -> None:
     assert code_of(client.refresh((a.REQUESTED_ADDRESS_FAMILY, V6), (a.LIFETIME, 0))) == 0
     assert list(shell.flows) == [("relay 1", 0x4000)]
     assert list(shell.open) == ["relay 1"]
+    allocation = shell.core.allocation_of(client.path)
+    assert allocation is not None
+    assert list(allocation.permissions) == [PEER.ip]
     assert shell.from_peer("relay 2", PEER6, b"in") == []
     assert len(shell.from_peer("relay 1", PEER, b"in")) == 1
     assert code_of(client.refresh((a.REQUESTED_ADDRESS_FAMILY, V6))) == 443
