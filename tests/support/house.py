@@ -1,4 +1,4 @@
-"""A whole relay inside the test's own process: wired as twistd wires it, on free loopback ports, with a clock to set forward.
+"""A whole relay in the test's own process, wired as twistd wires it, on free loopback ports and a clock to set forward.
 
 Sockets, data plane, listeners, checkers and the core are the real ones; only the log is caught and the clock is warped.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet import reactor as the_reactor
@@ -31,7 +32,7 @@ HOSTS = ("127.0.0.1", "::1")
 
 
 class WarpedReactor:
-    """The reactor with a clock of its own. Descriptors and connections are the real reactor's, so they take real time."""
+    """The reactor with a clock of its own. Descriptors and connections are the real reactor's and take real time."""
 
     def __init__(self) -> None:
         self._real: Any = the_reactor
@@ -78,8 +79,10 @@ class Recorder:
 class House:
     """The relay. `start` it, connect clients to `address(...)`, `stop` it."""
 
-    def __init__(self, data_plane: str, certificate: Certificate, **settings: Any) -> None:
-        """`settings` replace those of `relayd.config.Settings`; loopback peers are allowed unless they say otherwise."""
+    def __init__(
+        self, data_plane: str, certificate: Certificate, users: Mapping[str, str] = USERS, **settings: Any
+    ) -> None:
+        """`settings` go to `relayd.config.Settings`; loopback peers are allowed unless they say otherwise."""
         self.reactor = WarpedReactor()
         self.recorder = Recorder()
         self._log: list[str] = []
@@ -101,7 +104,7 @@ class House:
             "data_plane": data_plane,
         }
         checker = InMemoryUsernamePasswordDatabaseDontUse()
-        for name, password in USERS.items():
+        for name, password in users.items():
             checker.addUser(name.encode(), password.encode())
         self.daemon: RelayDaemon = build_daemon(
             Settings(**{**defaults, **settings}), [checker], self.reactor, is_daemon=False
@@ -109,7 +112,7 @@ class House:
         self.service = self.daemon.relay_service
         self.core = self.service.core
         self.service.add_observer(self.recorder)
-        self.service.add_observer(JsonLines(self._log.append, self.reactor))
+        self.service.add_observer(JsonLines(self._log.append, cast(Any, self.reactor)))
 
     def start(self) -> None:
         self.daemon.privilegedStartService()
@@ -138,13 +141,17 @@ class House:
         """How many allocations there are."""
         return len(list(self.core.sessions()))
 
+    def quota_taken(self) -> int:
+        """How many places in the quota are taken."""
+        return self.core._allocations.quota.taken
+
     def assert_holds_nothing(self) -> None:
         """No allocation, quota, reservation, pending request, client or flow: whatever came was forgotten."""
         service, core = self.service, self.core
         assert self.sessions() == 0
-        assert core._allocations.quota.taken == 0
-        assert len(core._allocations._reservations) == 0
-        assert len(core._pending) == 0
+        assert self.quota_taken() == 0
+        assert core.next_timer() is None  # so nothing waits, is reserved, or lasts
+        assert core.next_output() is None
         assert service._clients == {}
         assert service._flows == {}
         assert service._reserved == {}
