@@ -241,16 +241,18 @@ class RelayService:
 
     async def _decide_and_open(self, request: out.OpenRelay) -> out.RelayOpened | out.RelayRefused:
         for policy in self._policies:
-            refusal = policy.may_allocate(request)
-            if isinstance(refusal, Deferred):
-                refusal = await refusal
+            decided = policy.may_allocate(request)
+            refusal: out.RelayRefused | None = await decided if isinstance(decided, Deferred) else decided
             if refusal is not None:
                 return refusal
         limit = self._limit_for(request.username)
         if request.reservation is not None:
             reserved: Any = request.reservation
+            advertised = self._reserved.pop(reserved, None)
+            if advertised is None:
+                return out.RelayRefused(508)  # the client left while a policy decided, and the port was closed
             reserved.limit = limit
-            return out.RelayOpened(relays=((reserved, self._reserved.pop(reserved)),))
+            return out.RelayOpened(relays=((reserved, advertised),))
         transport = self._peer_transports.get(request.transport)
         if transport is None:
             return out.RelayRefused(442)
@@ -281,7 +283,8 @@ class RelayService:
             raise
         if not relays:
             return out.RelayRefused(508)
-        self._exhausted = False
+        if failed is None:
+            self._exhausted = False
         return out.RelayOpened(relays=tuple(relays), failed=failed, reserved=reserved_relay)
 
     def _limit_for(self, username: str) -> TokenBucket | None:

@@ -346,6 +346,16 @@ def test_running_out_of_descriptors_is_508_and_told_once(logged: list[Any]) -> N
     assert len(told) == 2
 
 
+def test_one_family_that_is_always_exhausted_is_told_once(logged: list[Any]) -> None:
+    """Dual allocations that keep getting one family only do not fill the log about the other one."""
+    house = House()
+    house.transport.faults[Family.IPV6] = RelayUnavailable("no port left")
+    for _ in range(5):
+        house.ask(families=(Family.IPV4, Family.IPV6))
+    told = [event for event in logged if "relayed address" in (event.get("log_format") or "")]
+    assert len(told) == 1
+
+
 def test_an_unexpected_fault_leaves_no_relay_open(logged: list[Any]) -> None:
     """When the second family breaks in a way that nobody foresaw, the first one's relay is closed and the answer is 500."""
     house = House()
@@ -395,6 +405,32 @@ def test_a_reservation_given_back_leaves_nothing() -> None:
     house.receive(StubClient())
     assert opened.reserved.closed
     assert house.service._reserved == {}
+
+
+def test_a_reserved_port_that_was_closed_while_a_policy_decided(logged: list[Any]) -> None:
+    """A client that claims a reserved port and leaves before the policy answers causes no fault, and gets no port."""
+
+    class Later:
+        decided: Deferred[Any] = succeed(None)
+
+        def may_allocate(self, request: Any) -> Deferred[Any]:
+            return self.decided
+
+        def bandwidth(self, username: str) -> None:
+            return None
+
+    policy = Later()
+    house = House(policies=[policy])
+    opened = house.ask(even_port=True, reserve_next=True)
+    policy.decided = Deferred()
+    house.core.on_receive = [
+        out.OpenRelay(8, path(), "alice", 17, (Family.IPV4,), reservation=opened.reserved),
+        out.CloseRelay(opened.reserved),
+    ]
+    house.receive(StubClient())
+    policy.decided.callback(None)
+    assert house.answers()[-1] == out.RelayRefused(508)
+    assert not [event for event in logged if event.get("log_failure") is not None]
 
 
 def test_an_unknown_peer_transport_is_442() -> None:

@@ -52,7 +52,7 @@ class Relay:
 
     def fill(self) -> tuple[list[wire.StrangeClient], list[int]]:
         """Allocate until it is refused, and then some more times: who got an allocation, and the last five codes."""
-        granted = []
+        granted: list[wire.StrangeClient] = []
         for _ in range(2 * LIMIT):
             client = self.client()
             code = client.allocate().error
