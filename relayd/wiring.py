@@ -126,6 +126,7 @@ def turn_settings(
         user_quota=settings.user_quota,
         total_quota=settings.total_quota,
         supports_userhash=authenticator.supports_userhash,
+        password_algorithms=authenticator.algorithms,
         alternates=alternates,
     )
 

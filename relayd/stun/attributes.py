@@ -347,4 +347,4 @@ ATTRIBUTES: dict[int, Attribute[Any]] = {
 }
 
 ALGORITHMS_OFFERED = (PasswordAlgorithm.SHA256, PasswordAlgorithm.MD5)
-"""What a server lists in PASSWORD-ALGORITHMS, the better one first (RFC 8489 section 9.2.1)."""
+"""What a server that knows passwords lists in PASSWORD-ALGORITHMS, the better one first (RFC 8489 section 9.2.1)."""

@@ -10,7 +10,7 @@ from relayd.address import Path
 from relayd.core import Entropy
 from relayd.errors import RemoteError
 from relayd.stun import attributes as a
-from relayd.stun.attributes import ALGORITHMS_OFFERED, Attribute
+from relayd.stun.attributes import Attribute
 from relayd.stun.integrity import IntegrityProof, PasswordAlgorithm, userhash
 from relayd.stun.message import Message
 from relayd.turn.nonce import Nonces
@@ -56,6 +56,7 @@ class Authentication:
     def __init__(self, settings: TurnSettings, entropy: Entropy) -> None:
         self._realm = settings.realm
         self._supports_userhash = settings.supports_userhash
+        self._algorithms = settings.password_algorithms
         self._nonces = Nonces(settings.realm, settings.nonce_lifetime, settings.supports_userhash, entropy)
 
     def challenge(self, path: Path, now: float) -> list[tuple[Attribute[Any], Any]]:
@@ -63,7 +64,7 @@ class Authentication:
         return [
             (a.REALM, self._realm),
             (a.NONCE, self._nonces.mint(path.client, now)),
-            (a.PASSWORD_ALGORITHMS, ALGORITHMS_OFFERED),
+            (a.PASSWORD_ALGORITHMS, self._algorithms),
         ]
 
     def read(self, path: Path, message: Message, now: float) -> Claim:
@@ -99,6 +100,6 @@ class Authentication:
         offered = message.get(a.PASSWORD_ALGORITHMS)
         if (chosen is None and offered is None) or not self._nonces.offers_algorithms(nonce):
             return None
-        if chosen is None or offered != ALGORITHMS_OFFERED or chosen not in ALGORITHMS_OFFERED:
+        if chosen is None or offered != self._algorithms or chosen not in self._algorithms:
             raise RemoteError(400)
         return PasswordAlgorithm(chosen)

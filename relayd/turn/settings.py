@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relayd.address import Family, TransportAddress
+from relayd.stun.attributes import ALGORITHMS_OFFERED
+from relayd.stun.integrity import PasswordAlgorithm
 
 UDP = 17  # IP protocol number, as in REQUESTED-TRANSPORT
 
@@ -27,6 +29,7 @@ class TurnSettings:
     user_quota: int = 0  # for each user name; 0: unlimited
     total_quota: int = 0  # 0: unlimited
     supports_userhash: bool = False
+    password_algorithms: tuple[PasswordAlgorithm, ...] = ALGORITHMS_OFFERED  # the best first
     alternates: Mapping[TransportAddress, TransportAddress] = field(default_factory=dict)
     """NAT behaviour discovery: for each address we listen on, the one where both address and port are the other ones.
     """

@@ -35,6 +35,15 @@ def test_challenge() -> None:
     shell.assert_nothing_left()
 
 
+def test_only_what_the_checkers_can_verify_is_offered() -> None:
+    """Where keys are kept as MD5 only, MD5 alone is offered, and a client that then insists on SHA-256 gets a 400."""
+    shell = Shell(TurnSettings(REALM, password_algorithms=(PasswordAlgorithm.MD5,)))
+    client = Client(shell)
+    assert client.ask(Method.ALLOCATE, [UDP_ATTRIBUTE]).get(a.PASSWORD_ALGORITHMS) == (PasswordAlgorithm.MD5,)
+    client.algorithm = PasswordAlgorithm.SHA256
+    assert code_of(client.allocate()) == 400
+
+
 def test_challenge_is_small() -> None:
     """A 401 is at most seven times a bare header, so that the relay is a poor reflector even before the throttle."""
     client = Client(Shell())
