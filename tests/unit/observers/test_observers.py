@@ -42,6 +42,13 @@ def json_lines() -> tuple[JsonLines, list[str]]:
     return JsonLines(lines.append, Clock()), lines
 
 
+def human_line(event: Any) -> str:
+    events: list[Any] = []
+    observer: Any = events.append
+    HumanLog(Logger(namespace="test", observer=observer)).observe(event)
+    return formatEvent(events[0])
+
+
 def test_json_line_at_the_end_tells_everything() -> None:
     """The line of an allocation's end gives session, user, path, relayed address, traffic both ways and the reason."""
     log, lines = json_lines()
@@ -74,18 +81,14 @@ def test_one_line_an_event_whatever_the_user_name() -> None:
     assert lines[0].index("\n") == len(lines[0]) - 1
     assert json.loads(lines[0])["user"] == hostile
 
-    events: list[Any] = []
-    HumanLog(Logger(namespace="test", observer=events.append)).observe(created(StubRelay(), hostile))
-    text = formatEvent(events[0])
+    text = human_line(created(StubRelay(), hostile))
     assert text.isprintable()
     assert "{session}" in text
 
 
 def test_human_line_tells_reason_and_traffic() -> None:
     """The line for people says who, where, how much and why it ended."""
-    events: list[Any] = []
-    HumanLog(Logger(namespace="test", observer=events.append)).observe(ended(StubRelay()))
-    text = formatEvent(events[0])
+    text = human_line(ended(StubRelay()))
     for part in (
         "0123456789ab",
         "deleted",
