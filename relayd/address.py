@@ -77,7 +77,9 @@ class TransportAddress(NamedTuple):
     @property
     def host(self) -> str:
         """The address in text, without zone or brackets."""
-        return str(ipaddress.ip_address(self.ip))
+        if len(self.ip) == 4:
+            return ".".join(map(str, self.ip))  # each log line has four of these
+        return str(ipaddress.IPv6Address(self.ip))
 
     def with_port(self, port: int) -> TransportAddress:
         return TransportAddress(self.ip, port, self.scope)
