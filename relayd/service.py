@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.address import Path, TransportAddress
+from relayd.address import AppConnection, Path, TransportAddress
 from relayd.dataplane.flow import Flow
 from relayd.errors import RelayUnavailable
 from relayd.interfaces import (
@@ -97,17 +97,25 @@ class RelayService:
 
     def receive(self, client: IClientPath, data: bytes) -> None:
         path = client.path
-        if path not in self._clients:
+        held = self._clients.get(path)
+        if held is None:
             self._clients[path] = client
             self._doubtful.append(path)
+        elif held is not client and path.app_connection is not AppConnection.UDP:
+            # A PROXY header can claim any address. What is not signed (ChannelData, a Send indication, the end of the
+            # connection) must not reach the allocation of whoever really has it.
+            client.close()
+            return
         self._tell_core(self.core.receive, path, data)
 
     def path_closed(self, client: IClientPath) -> None:
+        if self._clients.get(client.path, client) is not client:
+            return  # another connection has this path
         self._tell_core(self.core.path_closed, client.path)
         self._clients.pop(client.path, None)
 
     def has_allocation(self, client: IClientPath) -> bool:
-        return self.core.allocation_of(client.path) is not None
+        return self._clients.get(client.path) is client and self.core.allocation_of(client.path) is not None
 
     # --- what relays call (IRelayReceiver) ----------------------------------------------------------------------------
 
