@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from relayd.address import Family, TransportAddress
@@ -19,6 +19,7 @@ from relayd.turn.peer_rules import Network, parse_cidr
 DEFAULT_PORT = 3478  # RFC 8656 section 2.1: TURN over UDP and TCP
 MAX_REALM = 127  # characters; RFC 8489 section 14.9 asks for fewer than 128
 LOG_FORMATS = ("human", "json")
+TRUSTED_PROXIES = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))  # a proxy on this host
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ListenerSettings:
     max_connections: int = 10_000  # per listener
     # Per IPv4 address or IPv6 /64: a NAT's users share it, and one user may hold 50.
     max_connections_per_source: int = 200
-    trusted_proxies: tuple[str, ...] = field(default=())  # CIDRs whose word on the client's address is taken
+    trusted_proxies: tuple[Network, ...] = TRUSTED_PROXIES  # whose word on the client's address is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Settings:
     max_lifetime: int = 3600  # seconds; the hour that RFC 8656 section 7.2 recommends
     max_connections: int = 10_000
     max_connections_per_source: int = 200
+    trusted_proxy: tuple[Network, ...] = TRUSTED_PROXIES
     policy: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
     observe: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
     data_plane: str | None = None  # None: the best one that this platform has
@@ -148,6 +150,7 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
     "relay-address": _relay_address,
     "allow-peer": parse_cidr,
     "deny-peer": parse_cidr,
+    "trusted-proxy": parse_cidr,
     "policy": _plugin,
     "observe": _plugin,
 }

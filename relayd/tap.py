@@ -83,6 +83,10 @@ class Options(usage.Options, strcred.AuthOptionMixin):
         """* CIDR: peers that may not be reached, beside those ranges; --allow-peer wins."""
         self._collect("deny-peer", text)
 
+    def opt_trusted_proxy(self, text: str) -> None:
+        """* CIDR: proxies that may connect to `haproxy:` endpoints and say who the client is. [default: loopback]"""
+        self._collect("trusted-proxy", text)
+
     def opt_policy(self, text: str) -> None:
         """* TYPE:ARGS: who may allocate, reach whom, and how fast; all must agree; see --help-policy."""
         self._collect("policy", text)

@@ -105,6 +105,7 @@ def build_daemon(
         ListenerSettings(
             max_connections=settings.max_connections,
             max_connections_per_source=settings.max_connections_per_source,
+            trusted_proxies=settings.trusted_proxy,
         ),
         opening.opened,
         Console(sys.stdout, sys.stderr),

@@ -74,9 +74,11 @@ class StreamClient(Protocol):
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
-        # Behind a proxy the client's address comes ahead of its first bytes.
         if not self._listener.behind_proxy:
             self._identify()
+        elif not self._listener.trusts(ip_address(transport.getPeer())):
+            # The peer is the proxy as long as its header, which comes ahead of the client's first bytes, is not there.
+            self.abort()
 
     def dataReceived(self, data: bytes) -> None:
         if not self._ready():

@@ -6,6 +6,7 @@ to write in one turn of the reactor.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -54,6 +55,7 @@ class StreamListener(ServerFactory):
         self._sweep_call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
         self._invented = 0
+        self._told_of_stranger = False
 
     @property
     def addresses(self) -> list[TransportAddress]:
@@ -121,6 +123,26 @@ class StreamListener(ServerFactory):
         """A client address for a connection that has none: unique, and in nobody's network."""
         self._invented += 1
         return TransportAddress(LOCAL_NETWORK + self._invented.to_bytes(8, "big"), 0)
+
+    def trusts(self, proxy: TransportAddress | None) -> bool:
+        """Whether a proxy may say who its clients are. None is a Unix socket: its permissions say who may use it.
+
+        The first one that may not is logged, for it may be a mistake of the operator's.
+        """
+        if proxy is None:
+            return True
+        address = ipaddress.ip_address(proxy.ip)
+        if any(address in network for network in self.settings.trusted_proxies):
+            return True
+        if not self._told_of_stranger:
+            self._told_of_stranger = True
+            self._log.warn(
+                "{listener}: refused {host}, which is no trusted proxy, and will refuse others without another word: "
+                "if it is one, give --trusted-proxy",
+                listener=self.description,
+                host=proxy.host,
+            )
+        return False
 
     def _flush(self) -> None:
         self._flush_call = None

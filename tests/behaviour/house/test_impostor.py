@@ -30,7 +30,7 @@ class ImpostorTests(HouseCase):
         return TurnClient(wire, AppConnection.TCP, "mallory", "wrong")
 
     async def test_its_data_goes_nowhere(self) -> None:
-        """An impostor's ChannelData and Send indications do not leave through the allocation of whom it claims to be."""
+        """An impostor's ChannelData and Send indications do not leave through the allocation that it claims."""
         peer = self.peer()
         victim, relayed = await self.bound(peer)
         for message in ("channel", "indication"):
