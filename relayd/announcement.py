@@ -55,15 +55,14 @@ def _relaying(relay: RelayAddress) -> str:
 
 
 def turn_uris(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) -> list[str]:
-    """What clients write to reach these listeners; for a wildcard, the address that we relay from in that family."""
+    """What clients write to reach these listeners, one each: where it can be, with the address that we relay from."""
     uris = []
     for listener in listeners:
         scheme, transport = _URIS.get(AppConnection(listener.app_connection), (None, None))
-        # The first address only: the others are for NAT behaviour discovery.
-        for address in listener.addresses[:1] if scheme else []:
-            host = _reachable(address, relays)
-            if host is not None:
-                uris.append(f"{scheme}:{host}:{address.port}?transport={transport}")
+        address = _reachable(listener.addresses, relays) if scheme else None
+        if address is not None:
+            host = f"[{address.host}]" if address.family is Family.IPV6 else address.host
+            uris.append(f"{scheme}:{host}:{address.port}?transport={transport}")
     return uris
 
 
@@ -87,10 +86,11 @@ def _is_private(address: TransportAddress) -> bool:
     return ip.is_private and not ip.is_loopback and not ip.is_unspecified
 
 
-def _reachable(address: TransportAddress, relays: Sequence[RelayAddress]) -> str | None:
-    if not any(address.ip):
-        known = [relay.advertised for relay in relays if relay.family is address.family]
-        if not known:
-            return None
-        address = known[0]
-    return f"[{address.host}]" if address.family is Family.IPV6 else address.host
+def _reachable(addresses: Sequence[TransportAddress], relays: Sequence[RelayAddress]) -> TransportAddress | None:
+    """One of them, as clients know it: peers will be sent to the addresses that we relay from, so these lead here."""
+    for address in addresses:
+        for relay in relays:
+            same = relay.bound.ip == address.ip if any(address.ip) else relay.family is address.family
+            if same:
+                return relay.advertised.with_port(address.port)
+    return addresses[0] if addresses and any(addresses[0].ip) else None

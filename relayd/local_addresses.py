@@ -12,16 +12,33 @@ from relayd.address import Family, TransportAddress
 # Destinations that stand for "outside". Connecting a UDP socket only looks up the route: no packet is sent.
 _OUTSIDE = {Family.IPV4: (socket.AF_INET, "192.0.2.1"), Family.IPV6: (socket.AF_INET6, "2001:db8::1")}
 _DISCARD = 9  # any port will do
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")  # RFC 4291 section 2.4
 
 
-def interface_addresses() -> set[bytes]:
-    """Every address of every interface of this host, packed."""
-    addresses = set()
+def local_addresses(family: Family) -> list[TransportAddress]:
+    """Every address (port 0) of every interface in that family, each once; those that reach furthest come first.
+
+    Link-local IPv6 addresses carry the zone of their interface, without which they cannot be bound.
+    """
+    found: set[TransportAddress] = set()
     for adapter in ifaddr.get_adapters():
         for each in adapter.ips:
-            host = each.ip if isinstance(each.ip, str) else each.ip[0]
-            addresses.add(ipaddress.ip_address(host).packed)
-    return addresses
+            host, _, zone = (each.ip, 0, 0) if isinstance(each.ip, str) else each.ip
+            address = TransportAddress.parse(host, 0)
+            if address.family is family:
+                found.add(TransportAddress(address.ip, 0, zone if is_link_local(address) else 0))
+    return sorted(found, key=lambda address: (_nearness(address), address))
+
+
+def is_link_local(address: TransportAddress) -> bool:
+    """Whether it is an IPv6 address of fe80::/10, which means something on one link only."""
+    return ipaddress.ip_address(address.ip) in _LINK_LOCAL
+
+
+def _nearness(address: TransportAddress) -> int:
+    if is_link_local(address):
+        return 2
+    return 1 if ipaddress.ip_address(address.ip).is_loopback else 0
 
 
 def default_source(family: Family) -> TransportAddress | None:
@@ -50,9 +67,6 @@ def own_endpoints(listening: list[TransportAddress]) -> set[TransportAddress]:
     """Where our listeners can really be reached: a wildcard stands for every address of this host of its family."""
     endpoints = set()
     for address in listening:
-        if any(address.ip):
-            endpoints.add(address)
-            continue
-        hosts = {ip for ip in interface_addresses() if len(ip) == len(address.ip)}
-        endpoints |= {TransportAddress(ip, address.port) for ip in hosts}
+        hosts = [address] if any(address.ip) else local_addresses(address.family)
+        endpoints |= {host.with_port(address.port) for host in hosts}
     return endpoints

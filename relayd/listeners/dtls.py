@@ -31,11 +31,13 @@ from relayd.dtls import (
     is_client_hello,
 )
 from relayd.errors import ConfigurationError
-from relayd.interfaces import IClientPath, IDatagramPort, IDatagramReceiver, IDataPlane, IListener, IRelayService
+from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService
 from relayd.listeners.admission import Admission, source_of
+from relayd.listeners.client_ports import ClientPorts, Hosts
 from relayd.listeners.endpoint import Endpoint, cannot_listen
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.stream import SWEEP_INTERVAL
+from relayd.local_addresses import local_addresses
 from relayd.pump import Pump
 from relayd.stun.framing import CHANNEL_HEADER_SIZE, encode_channel_data
 
@@ -128,14 +130,14 @@ class DtlsListener:
         service: IRelayService,
         settings: ListenerSettings,
         entropy: Entropy = secrets.token_bytes,
+        hosts: Hosts = local_addresses,
     ) -> None:
         self.clock = clock
         self.service = service
         self.settings = settings
         self.admission = Admission(settings)
         self._server = DtlsServer(context, entropy)
-        self._port: IDatagramPort | None = None
-        self._address: TransportAddress | None = None
+        self._ports = ClientPorts(self.app_connection, self, hosts)
         self._clients: dict[Path, DtlsClient] = {}
         # Handshakes under way, of new clients and of those that start again.
         self._handshakes: dict[Path, DtlsClient] = {}
@@ -143,21 +145,20 @@ class DtlsListener:
 
     @property
     def addresses(self) -> list[TransportAddress]:
-        """Where it listens; a wildcard address stands for every address of its family."""
-        return [] if self._address is None else [self._address]
+        """Where it listens."""
+        return self._ports.addresses
 
     @property
     def description(self) -> str:
-        return " ".join(["dtls", *map(str, self.addresses)])
+        return self._ports.description
 
     def open(self, address: TransportAddress, data_plane: IDataPlane) -> None:
-        """Open the port. Raises OSError."""
-        self._port = data_plane.open_port(address, self.app_connection, self)
-        self._address = self._port.address
+        """Open the port, or one for each address of a wildcard. Raises OSError."""
+        self._ports.open(address, data_plane)
 
     def datagram_received(self, client: IClientPath, data: bytes) -> None:
         """See `IDatagramReceiver`."""
-        if self._port is None:
+        if not self._ports.opened:
             return
         path = client.path
         current, handshake = self._clients.get(path), self._handshakes.get(path)
@@ -198,15 +199,13 @@ class DtlsListener:
             self.service.path_closed(client)
 
     def close(self) -> Deferred[None]:
-        """End all sessions, then close the port."""
+        """End all sessions, then close the ports."""
         for client in [*self._handshakes.values(), *self._clients.values()]:
             client.close()
         if self._sweep_call is not None:
             self._sweep_call.cancel()
             self._sweep_call = None
-        if self._port is not None:
-            self._port.close()
-            self._port = None
+        self._ports.close()
         return succeed(None)
 
     def _hello(self, client: IClientPath, data: bytes) -> None:
@@ -253,7 +252,12 @@ class DtlsListener:
 
 
 def open_dtls(
-    description: str, clock: Any, service: IRelayService, data_plane: IDataPlane, settings: ListenerSettings
+    description: str,
+    clock: Any,
+    service: IRelayService,
+    data_plane: IDataPlane,
+    settings: ListenerSettings,
+    hosts: Hosts = local_addresses,
 ) -> DtlsListener:
     """Open `dtls:PORT` with `privateKey=`, `certKey=`, `extraCertChain=` and `interface=`. Raises ConfigurationError.
 
@@ -269,7 +273,7 @@ def open_dtls(
         if chain is not None:
             certificates += b"\n" + FilePath(chain).read_bytes()
         context = DtlsContext(certificates, FilePath(key).read_bytes())
-        listener = DtlsListener(context, clock, service, settings)
+        listener = DtlsListener(context, clock, service, settings, hosts=hosts)
         listener.open(address, data_plane)
     except ConfigurationError as error:
         raise endpoint.error(f"privateKey={key} and certKey={certificate}: {error}") from error

@@ -26,7 +26,8 @@ class TurnListenerFactory:
         "or any stream endpoint of Twisted, such as tcp:PORT:interface=ADDRESS or ssl:PORT:privateKey=FILE:certKey=FILE"
     )
     help = (
-        "STUN and TURN over UDP, TCP, TLS and DTLS. Without interface= an endpoint listens on every IPv4 address; "
+        "STUN and TURN over UDP, TCP, TLS and DTLS. Without interface= an endpoint listens on every IPv4 address (udp "
+        "and dtls: on those that the host has at the start; one that comes later takes a restart); "
         "colons in an IPv6 address are written \\:, as in interface=\\:\\:1. alternateInterface= adds the second "
         "address that NAT behaviour discovery (RFC 5780) needs; alternatePort= defaults to the port after PORT. "
         "Clients of unix: endpoints have no address and are shown as members of 100::/64."

@@ -1,7 +1,8 @@
 """TURN over UDP: opens client-side ports through the data plane and passes what no flow takes to the service.
 
-With `alternateInterface=` it opens four ports, both addresses with both port numbers, between which a server for NAT
-behaviour discovery must be able to choose (RFC 5780 section 6); they know each other as siblings.
+A wildcard interface is one port for each local address. With `alternateInterface=` it opens four ports, both addresses
+with both port numbers, between which a server for NAT behaviour discovery must be able to choose (RFC 5780 section 6);
+they know each other as siblings.
 """
 
 from __future__ import annotations
@@ -10,49 +11,51 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from relayd.address import AppConnection, TransportAddress
-from relayd.interfaces import IClientPath, IDatagramPort, IDatagramReceiver, IDataPlane, IListener, IRelayService
+from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService
+from relayd.listeners.client_ports import ClientPorts, Hosts
 from relayd.listeners.endpoint import Endpoint, cannot_listen
+from relayd.local_addresses import local_addresses
 
 ARGUMENTS = ("interface", "alternateInterface", "alternatePort")
 
 
 @implementer(IListener, IDatagramReceiver)
 class UdpListener:
-    """One UDP endpoint: a single port, or the four of RFC 5780. `open` makes it."""
+    """One UDP endpoint: a single port, one for each address of a wildcard, or the four of RFC 5780."""
 
     kind = "turn"
     app_connection = AppConnection.UDP.value
 
-    def __init__(self, service: IRelayService) -> None:
+    def __init__(self, service: IRelayService, hosts: Hosts = local_addresses) -> None:
         self._service = service
-        self._ports: list[IDatagramPort] = []
+        self._ports = ClientPorts(self.app_connection, self, hosts)
 
     @property
     def addresses(self) -> list[TransportAddress]:
-        """Where it listens; a wildcard address stands for every address of its family."""
-        return [port.address for port in self._ports]
+        """Where it listens."""
+        return self._ports.addresses
 
     @property
     def description(self) -> str:
-        return "udp " + " ".join(str(address) for address in self.addresses)
+        return self._ports.description
 
     def open(self, endpoint: Endpoint, data_plane: IDataPlane) -> None:
         """Open the ports, all or none. Raises ConfigurationError."""
         first = endpoint.address()
         second, other_port = self._alternate(endpoint, first)
+        ports = self._ports
         try:
-            self._open_port(first, data_plane)
+            ports.open(first, data_plane)
             if second is not None:
                 # Where port 0 was asked for, both addresses share what the system gave the first one.
-                chosen = self._ports[0].address.port
-                self._open_port(first.with_port(other_port), data_plane)
-                other_port = self._ports[1].address.port
-                self._open_port(second.with_port(chosen), data_plane)
-                self._open_port(second.with_port(other_port), data_plane)
-                for port in self._ports:
-                    port.siblings = list(self._ports)
+                chosen = ports.opened[0].address.port
+                ports.open(first.with_port(other_port), data_plane)
+                other_port = ports.opened[1].address.port
+                ports.open(second.with_port(chosen), data_plane)
+                ports.open(second.with_port(other_port), data_plane)
+                for port in ports.opened:
+                    port.siblings = list(ports.opened)
         except OSError as error:
-            self._close_ports()
             raise cannot_listen(endpoint.description, error) from error
 
     def datagram_received(self, client: IClientPath, data: bytes) -> None:
@@ -61,19 +64,8 @@ class UdpListener:
 
     def close(self) -> Deferred[None]:
         """Close the ports. Allocations stay until they expire: over UDP there is no connection to end."""
-        self._close_ports()
+        self._ports.close()
         return succeed(None)
-
-    def _open_port(self, address: TransportAddress, data_plane: IDataPlane) -> None:
-        try:
-            self._ports.append(data_plane.open_port(address, self.app_connection, self))
-        except OSError as error:
-            # Which of the four it was is worth a word.
-            raise OSError(error.errno, f"{address}: {error.strerror}") from error
-
-    def _close_ports(self) -> None:
-        while self._ports:
-            self._ports.pop().close()
 
     @staticmethod
     def _alternate(endpoint: Endpoint, first: TransportAddress) -> tuple[TransportAddress | None, int]:
@@ -95,8 +87,10 @@ class UdpListener:
         return second, other_port
 
 
-def open_udp(description: str, service: IRelayService, data_plane: IDataPlane) -> UdpListener:
+def open_udp(
+    description: str, service: IRelayService, data_plane: IDataPlane, hosts: Hosts = local_addresses
+) -> UdpListener:
     """Open `udp:PORT` with `interface=`, `alternateInterface=` and `alternatePort=`. Raises ConfigurationError."""
-    listener = UdpListener(service)
+    listener = UdpListener(service, hosts)
     listener.open(Endpoint(description, ARGUMENTS), data_plane)
     return listener

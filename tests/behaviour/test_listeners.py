@@ -20,19 +20,24 @@ from twisted.logger import capturedLogs
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import TestCase
 
-from relayd.address import AppConnection, TransportAddress
+from relayd.address import AppConnection, Family, TransportAddress
 from relayd.config import ListenerSettings
 from relayd.dataplane.portable import PortablePlane
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IListenerFactory
+from relayd.listeners.dtls import open_dtls
 from relayd.listeners.turn import TurnListenerFactory
+from relayd.listeners.udp import open_udp
+from relayd.local_addresses import is_link_local, local_addresses
 from tests.support.certificate import make_certificate
 from tests.support.wire import BINDING, REQUEST
+from tests.unit.listeners.fakes import hosts_of
 
 UNREAD = 50_000_000  # bytes: more than the system buffers for both ends of a connection on loopback
 PATIENCE = 10.0  # seconds that a client waits for an answer
 REQUEST_BYTES = bytes([REQUEST, BINDING, 0, 0]) + b"\x21\x12\xa4\x42transaction!"
 ANSWER = b"\x01\x01\0\0\x21\x12\xa4\x42transaction!"
+LOOPBACKS = [TransportAddress.parse(host, 0) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")]
 
 
 class AnsweringService:
@@ -329,6 +334,47 @@ class Datagrams(ListenerTest):
         while not self.service.closed:
             await deferLater(reactor, 0.01)
         assert self.service.paths[0].path.app_connection == AppConnection.DTLS
+
+    async def test_a_wildcard_answers_from_the_address_that_was_asked(self) -> None:
+        """A connected socket takes an answer from nowhere else; to one at 127.0.0.1 routing would pick 127.0.0.1."""
+        service: Any = self.service
+        listener = open_udp("udp:0", service, self.plane, hosts_of(*LOOPBACKS))
+        self.addCleanup(listener.close)
+        assert [address.with_port(0) for address in listener.addresses] == LOOPBACKS
+        assert len({address.port for address in listener.addresses}) == 1
+        for address in listener.addresses:
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            client.bind(("127.0.0.1", 0))
+            client.connect((address.host, address.port))
+            assert await self.in_thread(ask, client) == ANSWER
+        assert [each.path.five_tuple.server for each in self.service.paths] == listener.addresses
+
+    async def test_a_dtls_wildcard_too(self) -> None:
+        """The whole handshake happens at the address that the client chose."""
+        service: Any = self.service
+        listener = open_dtls(
+            f"dtls:0:{self.files}", reactor, service, self.plane, ListenerSettings(), hosts_of(*LOOPBACKS)
+        )
+        self.addCleanup(listener.close)
+        last = listener.addresses[-1]
+        command = ["openssl", "s_client", "-dtls1_2", "-connect", str(last), "-bind", "127.0.0.1:0"]
+        await self.in_thread(
+            lambda: subprocess.run(command, input=REQUEST_BYTES, capture_output=True, timeout=PATIENCE, check=True)
+        )
+        while not self.service.closed:
+            await deferLater(reactor, 0.01)
+        assert self.service.paths[0].path.five_tuple.server == last
+
+    async def test_wildcards_of_this_host(self) -> None:
+        """Every address that it really has can be opened, link-local ones on their interface."""
+        for endpoint, family in (("udp:0", Family.IPV4), ("udp:0:interface=\\:\\:", Family.IPV6)):
+            hosts = local_addresses(family)
+            if hosts:
+                listener = await self.listen(endpoint)
+                opened = [address.with_port(0) for address in listener.addresses]
+                assert set(opened) <= set(hosts)
+                assert {host for host in hosts if not is_link_local(host)} <= set(opened)
+                assert len({address.port for address in listener.addresses}) == 1
 
 
 class Refusals(ListenerTest):

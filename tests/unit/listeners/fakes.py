@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from relayd.address import TransportAddress
+from relayd.listeners.client_ports import Hosts
 
 
 class FakeService:
@@ -57,15 +58,21 @@ class FakePort:
 
 
 class FakeDataPlane:
-    """Opens ports as an operating system would: numbers for port 0, EADDRINUSE for what is taken or in `taken`."""
+    """Opens ports as an operating system would: numbers for port 0, EADDRINUSE for what is taken or in `taken`.
+
+    Addresses in `missing` (port 0) are not of this machine.
+    """
 
     def __init__(self) -> None:
         self.ports: dict[TransportAddress, FakePort] = {}
         self.taken: set[TransportAddress] = set()
+        self.missing: set[TransportAddress] = set()
         self.error = 0
         self._next = 40000
 
     def open_port(self, address: TransportAddress, app_connection: str, receiver: Any) -> FakePort:
+        if address.with_port(0) in self.missing:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         if not address.port:
             self._next += 1
             address = address.with_port(self._next)
@@ -85,3 +92,8 @@ class FakeRelay:
     def send(self, peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
         self.sent.append((peer, data))
         return True
+
+
+def hosts_of(*hosts: TransportAddress) -> Hosts:
+    """A host with these addresses and no others."""
+    return lambda family: [host for host in hosts if host.family is family]

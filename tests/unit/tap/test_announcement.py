@@ -40,12 +40,13 @@ def relay(bound: str, advertised: str) -> RelayAddress:
         ("udp", ["0.0.0.0"], ["turn:198.51.100.7:3478?transport=udp"]),
         ("udp", ["::"], []),
         ("udp", ["127.0.0.1", "127.0.0.2"], ["turn:127.0.0.1:3478?transport=udp"]),
+        ("udp", ["192.0.2.1", "10.0.0.5", "127.0.0.1"], ["turn:198.51.100.7:3478?transport=udp"]),
         ("tcp", [], []),
         ("ws", ["127.0.0.1"], []),
     ],
 )
 def test_uris_are_what_clients_write(app_connection: str, hosts: list[str], uris: list[str]) -> None:
-    """RFC 7065 URIs with an address that a client can reach: for a wildcard the one that it will be told anyway."""
+    """RFC 7065 URIs with an address that a client can reach: if there are several, the one that it will be told."""
     assert turn_uris([listener(app_connection, *hosts)], [relay("10.0.0.5", "198.51.100.7")]) == uris
 
 

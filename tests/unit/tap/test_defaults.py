@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from relayd import defaults
 from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress
 from relayd.errors import ConfigurationError
-from relayd.local_addresses import own_endpoints
+from relayd.local_addresses import local_addresses, own_endpoints
 
 
 def address(host: str, port: int = 0) -> TransportAddress:
@@ -97,3 +99,22 @@ def test_wildcard_listeners_are_every_address_of_the_host() -> None:
     assert address("127.0.0.1", 3478) in endpoints
     assert address("192.0.2.77", 99) in endpoints
     assert all(len(each.ip) == 4 for each in endpoints)
+
+
+def test_loopback_is_an_address_of_this_host_and_no_link_local_one_lacks_its_zone() -> None:
+    """What is enumerated can be bound: it is of the family that was asked for, and tells the interface if it must."""
+    assert address("127.0.0.1") in local_addresses(Family.IPV4)
+    assert {each.family for each in local_addresses(Family.IPV4)} == {Family.IPV4}
+    for each in local_addresses(Family.IPV6):
+        assert each.family is Family.IPV6
+        assert bool(each.scope) == each.host.startswith("fe80:")
+
+
+def test_addresses_that_reach_furthest_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is what clients are told if nothing else decides: not loopback, and never link-local."""
+    ips = [("fe80::5", 0, 3), ("::1", 0, 0), "127.0.0.1", ("2001:db8::1", 0, 0), "192.0.2.1", "192.0.2.1"]
+    adapters = [SimpleNamespace(ips=[SimpleNamespace(ip=ip) for ip in ips])]
+    monkeypatch.setattr("ifaddr.get_adapters", lambda: adapters)
+    assert local_addresses(Family.IPV4) == [address("192.0.2.1"), address("127.0.0.1")]
+    link_local = TransportAddress.parse("fe80::5", 0, 3)
+    assert local_addresses(Family.IPV6) == [address("2001:db8::1"), address("::1"), link_local]
