@@ -6,7 +6,8 @@ datagrams dropped, as UDP would, and is disconnected when it leaves more than `M
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IPushProducer, ISSLTransport, ITCPTransport
@@ -16,14 +17,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
+from relayd.config import ListenerSettings
 from relayd.errors import DecodeError
-from relayd.interfaces import IClientPath
-from relayd.listeners.admission import source_of
+from relayd.interfaces import IClientPath, IRelayService
+from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.liveness import Liveness
 from relayd.stun.framing import StreamSplitter, encode_channel_data
-
-if TYPE_CHECKING:
-    from relayd.listeners.stream import StreamListener
 
 TCP = 6  # IP protocol number
 
@@ -42,13 +41,42 @@ def ip_address(address: object) -> TransportAddress | None:
     return None
 
 
+class ConnectionHost(typing.Protocol):
+    """What a connection needs of the listener that accepted it."""
+
+    clock: Any  # seconds()
+    service: IRelayService
+    settings: ListenerSettings
+    admission: Admission
+    behind_proxy: bool
+
+    @property
+    def closing(self) -> bool:
+        """Whether new connections come too late."""
+
+    def connected(self, client: StreamClient) -> None:
+        """A connection came."""
+
+    def disconnected(self, client: StreamClient) -> None:
+        """A connection went."""
+
+    def flush_soon(self, client: StreamClient) -> None:
+        """Call the client's `flush` when this turn of the reactor is over."""
+
+    def trusts(self, proxy: TransportAddress | None) -> bool:
+        """Whether a proxy is believed in who its clients are."""
+
+    def invent_address(self) -> TransportAddress:
+        """A client address for a connection that has none."""
+
+
 @implementer(IClientPath, IPushProducer)
 class StreamClient(Protocol):
     """One connection, and the path of its client."""
 
     path: Path  # set by `_identify`, before anybody sees this object
 
-    def __init__(self, listener: StreamListener) -> None:
+    def __init__(self, listener: ConnectionHost) -> None:
         self.flows: dict[int, Any] = {}
         self._listener = listener
         self._service = listener.service
