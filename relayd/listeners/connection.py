@@ -87,7 +87,7 @@ class StreamClient(Protocol):
         self._liveness = Liveness(listener.clock.seconds())
         self._closing_since = 0.0
         self._source: bytes | None = None
-        self._admitted = self._identified = self._receiving = False
+        self._admitted = self._identified = self._began = self._receiving = False
         self._paused = self._closing = False
 
     # --- what the transport calls ---
@@ -111,6 +111,14 @@ class StreamClient(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if not self._ready():
             return
+        if not self._began and data:
+            # ChannelData needs a channel, a channel an allocation, and that a request on this connection (RFC 8656
+            # section 12): what begins like ChannelData is some other protocol, such as HTTP, whose first letters would
+            # else pass for the header of a long message.
+            if data[0] >= 0x40:
+                self.abort()
+                return
+            self._began = True
         try:
             messages = self._splitter.receive(data)
         except DecodeError:

@@ -178,9 +178,10 @@ def test_channel_data_with_a_flow_does_not_reach_the_service() -> None:
     client, _ = bench.connect()
     relay: Any = FakeRelay()
     client.flows[0x4001] = Flow(client, 0x4001, relay, PEER)
+    client.dataReceived(BINDING)
     client.dataReceived(b"\x40\x01\x00\x05hello\0\0\0" + b"\x40\x02\x00\x02up\0\0" + b"\x40\x01\x00\x00")
     assert relay.sent == [(PEER, b"hello"), (PEER, b"")]
-    assert bench.service.messages == [b"\x40\x02\x00\x02up"]
+    assert bench.service.messages == [BINDING, b"\x40\x02\x00\x02up"]
 
 
 @pytest.mark.parametrize("garbage", [b"\x80\0\0\0", b"\0\1\0\0HTTP", b"\xff" * 8, b"\x16\x03\x01\x00\xa5"])
@@ -197,6 +198,33 @@ def test_garbage_ends_the_connection(garbage: bytes) -> None:
     assert bench.service.messages == [BINDING]
     assert bench.service.closed == [client]
     bench.check_nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"GET / HTTP/1.1\r\n", b"G", b"SSH-2.0-", b"PROXY TCP4 ", b"\x16\x03\x01\x02\x00\x01", b"\x40\x00\x00\x04data"],
+)
+def test_another_protocol_is_turned_away_at_once(beginning: bytes) -> None:
+    """Its first bytes tell, without waiting for the end of what could be a long message; ChannelData comes too soon."""
+    bench = Bench()
+    client, transport = bench.connect()
+    client.dataReceived(b"")
+    client.dataReceived(beginning)
+    assert transport.aborted
+    assert transport.writes == []
+    bench.clock.advance(0)
+    assert bench.service.messages == []
+    assert bench.service.closed == [client]
+    bench.check_nothing_is_left()
+
+
+def test_channel_data_may_follow_a_request_at_once() -> None:
+    """Some clients do not wait for the answer to ChannelBind: what follows a request goes up, in one segment too."""
+    bench = Bench()
+    client, transport = bench.connect()
+    client.dataReceived(stun(0x0009) + b"\x40\x00\x00\x04data")
+    assert not transport.aborted
+    assert bench.service.messages == [stun(0x0009), b"\x40\x00\x00\x04data"]
 
 
 @settings(deadline=None)  # a busy machine proves nothing
