@@ -39,13 +39,13 @@ class Wire(Protocol):
 
 
 class UdpWire(DatagramProtocol):
-    """A UDP socket. It never hears of its end."""
+    """A UDP socket, on any port or a certain one. It never hears of its end."""
 
-    def __init__(self, server: TransportAddress) -> None:
+    def __init__(self, server: TransportAddress, port: int = 0) -> None:
         self.received: Callable[[bytes], None] = lambda data: None
         self.closed: Deferred[None] = Deferred()
         self._server = (server.host, server.port)
-        self._port: Any = reactor.listenUDP(0, self, interface=server.host, maxPacketSize=65_535)
+        self._port: Any = reactor.listenUDP(port, self, interface=server.host, maxPacketSize=65_535)
         self._port.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
         self.local = TransportAddress.parse(server.host, self._port.getHost().port)
 
@@ -90,11 +90,11 @@ class StreamWire(StreamProtocol):
 class DtlsWire:
     """A DTLS association over a UDP socket. Loopback loses nothing, so no flight is sent twice."""
 
-    def __init__(self, server: TransportAddress) -> None:
+    def __init__(self, server: TransportAddress, port: int = 0) -> None:
         self.received: Callable[[bytes], None] = lambda data: None
         self.closed: Deferred[None] = Deferred()
         self.established: Deferred[None] = Deferred()
-        self._below = UdpWire(server)
+        self._below = UdpWire(server, port)
         self.local = self._below.local
         context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
         context.set_options(SSL.OP_NO_QUERY_MTU)
@@ -114,6 +114,11 @@ class DtlsWire:
             self._connection.shutdown()
             self._flush()
             self.closed.callback(None)
+        return self._below.close()
+
+    def vanish(self) -> Any:
+        """Close the socket without a word to the relay."""
+        self.closed.callback(None)
         return self._below.close()
 
     def _datagram_received(self, datagram: bytes) -> None:
