@@ -14,6 +14,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolNegotiationFactory
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -29,6 +31,7 @@ from relayd.listeners.endpoint import cannot_listen, split_arguments
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
+_PROXIED = "haproxy:"
 _SAFE_METHODS = frozenset({"TLS_METHOD", "SSLv23_METHOD"})  # these leave the minimum, TLS 1.2, to Twisted
 
 
@@ -45,7 +48,7 @@ class StreamListener(ServerFactory):
         self.service = service
         self.settings = settings
         self.admission = Admission(settings)
-        self.behind_proxy = description.startswith("haproxy:")
+        self.behind_proxy = description.startswith(_PROXIED)
         self.app_connection = _expected_connection(description).value
         self._endpoint = description
         self._port: IListeningPort | None = None
@@ -174,6 +177,23 @@ class StreamListener(ServerFactory):
             self._empty.callback(None)
 
 
+class _ProxiedTls:
+    """The reactor for an `ssl:` endpoint behind a proxy: expects the PROXY header ahead of TLS, where proxies send it.
+
+    Twisted's own `haproxy:ssl:` looks for it among what was encrypted, and hides our ALPN protocols from its TLS.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def listenSSL(  # noqa: N802
+        self, port: int, factory: StreamListener, contextFactory: Any, backlog: int, interface: str
+    ) -> IListeningPort:
+        secure = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
+        opened: IListeningPort = self._reactor.listenTCP(port, HAProxyWrappingFactory(secure), backlog, interface)
+        return opened
+
+
 def listen_stream(
     description: str, reactor: Any, service: IRelayService, settings: ListenerSettings
 ) -> Deferred[StreamListener]:
@@ -183,7 +203,12 @@ def listen_stream(
     def listen() -> Deferred[IListeningPort]:
         _refuse_old_tls(description)
         # Untyped, like the endpoint plugins behind it.
-        opened: Deferred[IListeningPort] = serverFromString(reactor, description).listen(listener)
+        endpoint: Any
+        if description.startswith(f"{_PROXIED}ssl:"):
+            endpoint = serverFromString(_ProxiedTls(reactor), description.removeprefix(_PROXIED))
+        else:
+            endpoint = serverFromString(reactor, description)
+        opened: Deferred[IListeningPort] = endpoint.listen(listener)
         return opened
 
     def explain(failure: Failure) -> Failure:
@@ -203,5 +228,5 @@ def _refuse_old_tls(description: str) -> None:
 
 
 def _expected_connection(description: str) -> AppConnection:
-    prefix = description.removeprefix("haproxy:").partition(":")[0]
+    prefix = description.removeprefix(_PROXIED).partition(":")[0]
     return AppConnection.TLS if prefix in ("ssl", "tls") else AppConnection.TCP

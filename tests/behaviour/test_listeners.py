@@ -244,11 +244,13 @@ class Streams(ListenerTest):
 class Tls(ListenerTest):
     """The `ssl:` endpoint, asked by Python's own ssl module."""
 
+    endpoint = "ssl"
+    preface = b""  # what comes before the handshake
     prefix = b""  # what comes before the request
 
     async def connect(self, protocols: list[str], newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> Any:
         """The answer, and the protocol that ALPN chose."""
-        listener = await self.listen(f"ssl:0:interface=127.0.0.1:{self.files}")
+        listener = await self.listen(f"{self.endpoint}:0:interface=127.0.0.1:{self.files}")
         assert listener.app_connection == "tls"
         (address,) = listener.addresses
         context = unverified()
@@ -260,6 +262,7 @@ class Tls(ListenerTest):
 
         def talk() -> tuple[bytes, str | None]:
             with socket.create_connection((address.host, address.port), PATIENCE) as client:
+                client.sendall(self.preface)
                 secure = context.wrap_socket(client)
                 chosen = secure.selected_alpn_protocol()
                 return ask(secure, self.prefix), chosen
@@ -301,12 +304,34 @@ class Tls(ListenerTest):
 
     async def test_close_during_a_handshake(self) -> None:
         """A client that never finishes its handshake does not hold the listener up."""
-        listener = await self.listen(f"ssl:0:interface=127.0.0.1:{self.files}")
+        listener = await self.listen(f"{self.endpoint}:0:interface=127.0.0.1:{self.files}")
         (address,) = listener.addresses
         client = socket.create_connection((address.host, address.port))
         self.addCleanup(client.close)
         await deferLater(reactor, 0.05)
         await listener.close()
+
+
+class TlsBehindProxy(Tls):
+    """The same behind a proxy that passes TLS through: its PROXY header comes ahead of the handshake."""
+
+    endpoint = "haproxy:ssl"
+    preface = b"PROXY TCP4 198.51.100.7 192.0.2.1 50000 5349\r\n"
+
+    async def test_the_client_is_known(self) -> None:
+        """The path has the client's own address and that which it wrote to, and is `tls`."""
+        await self.connect([])
+        path = self.service.paths[0].path
+        assert path.client == TransportAddress.parse("198.51.100.7", 50000)
+        assert path.five_tuple.server == TransportAddress.parse("192.0.2.1", 5349)
+        assert path.app_connection == AppConnection.TLS
+
+    async def test_without_a_header(self) -> None:
+        """Who begins with the handshake is no trusted proxy's client, and is not served."""
+        self.preface = b""
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await self.connect([])
+        assert self.service.paths == []
 
 
 class Datagrams(ListenerTest):
