@@ -15,7 +15,7 @@ from relayd.stun import attributes as a
 from relayd.stun.message import Method
 from relayd.turn.outputs import AllocationCreated
 from tests.support.certificate import Certificate, make_certificate
-from tests.support.house import USERS, House
+from tests.support.house import USERS, House, descriptors
 from tests.support.ports import is_free
 from tests.support.turn_client import Peer, TurnClient, code_of, eventually, pause
 from tests.support.wires import connect
@@ -43,6 +43,7 @@ class HouseCase(TestCase):
     settings: dict[str, Any] = {}
 
     def setUp(self) -> None:
+        self.descriptors = descriptors()
         self.house = House(self.data_plane, certificate(), **self.settings)
         self.house.start()
         self.addCleanup(self.stop)
@@ -51,6 +52,9 @@ class HouseCase(TestCase):
         await self.house.stop()
         assert self.house.reactor.pending() == [], "a delayed call outlived the relay"
         self.house.assert_holds_nothing()
+        # The reactor keeps a pipe and a spare descriptor of its own.
+        left = {each for each in descriptors() - self.descriptors if "pipe:" not in each and "/dev/null" not in each}
+        assert left == set(), f"descriptors outlived the relay: {left}"
         assert self.flushLoggedErrors() == []  # type: ignore[no-untyped-call]
 
     async def client(
