@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolNegotiationFactory
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, ILoggingContext, IProtocolNegotiationFactory
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
@@ -35,7 +35,7 @@ _PROXIED = "haproxy:"
 _SAFE_METHODS = frozenset({"TLS_METHOD", "SSLv23_METHOD"})  # these leave the minimum, TLS 1.2, to Twisted
 
 
-@implementer(IListener, IProtocolNegotiationFactory)
+@implementer(IListener, IProtocolNegotiationFactory, ILoggingContext)
 class StreamListener(ServerFactory):
     """One stream endpoint and its connections. `listen_stream` makes it."""
 
@@ -70,6 +70,10 @@ class StreamListener(ServerFactory):
     def description(self) -> str:
         where = " ".join(str(address) for address in self.addresses)
         return f"{self.app_connection} {where or self._endpoint}"
+
+    def logPrefix(self) -> str:
+        """What Twisted's port calls us when it logs that it starts, which no `noisy` prevents."""
+        return f"{self.kind}={self._endpoint}"
 
     def buildProtocol(self, addr: Any) -> StreamClient:
         # Never None, which Twisted's TLS and PROXY wrappers do not take for an answer: refusals come in connectionMade.
@@ -189,8 +193,9 @@ class _ProxiedTls:
     def listenSSL(  # noqa: N802
         self, port: int, factory: StreamListener, contextFactory: Any, backlog: int, interface: str
     ) -> IListeningPort:
-        secure = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
-        opened: IListeningPort = self._reactor.listenTCP(port, HAProxyWrappingFactory(secure), backlog, interface)
+        proxied = HAProxyWrappingFactory(TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor))
+        proxied.noisy = False
+        opened: IListeningPort = self._reactor.listenTCP(port, proxied, backlog, interface)
         return opened
 
 

@@ -16,7 +16,7 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import TestCase
 
@@ -140,6 +140,18 @@ class Streams(ListenerTest):
         (address,) = listener.addresses
         client = socket.create_connection((address.host, address.port))
         assert await self.in_thread(ask, client) == ANSWER
+
+    async def test_twisted_says_which_endpoint_it_starts(self) -> None:
+        """The one line that Twisted logs for each port tells them apart."""
+        for endpoint, suffix in (
+            ("tcp:0:interface=127.0.0.1", ""),
+            (f"ssl:0:interface=127.0.0.1:{self.files}", " (TLS)"),
+            (f"haproxy:ssl:0:interface=127.0.0.1:{self.files}", " (TLS) (PROXY)"),
+        ):
+            with capturedLogs() as events:
+                (address,) = (await self.listen(endpoint)).addresses
+            lines = [formatEvent(event) for event in events]
+            assert lines == [f"turn={endpoint}{suffix} starting on {address.port}"]
 
     async def test_unix(self) -> None:
         """A Unix socket leads to the service too; each of its clients has an address of its own."""
@@ -319,7 +331,7 @@ class TlsBehindProxy(Tls):
     preface = b"PROXY TCP4 198.51.100.7 192.0.2.1 50000 5349\r\n"
 
     async def test_the_client_is_known(self) -> None:
-        """The path has the client's own address and that which it wrote to, and is `tls`."""
+        """The path has the client's own address and the one that it wrote to, and is `tls`."""
         await self.connect([])
         path = self.service.paths[0].path
         assert path.client == TransportAddress.parse("198.51.100.7", 50000)
