@@ -59,7 +59,8 @@ class _Opening:
 
     def opened(self, listeners: Sequence[IListener]) -> list[str]:
         """Tell the peer rules and NAT behaviour discovery; give the lines to print."""
-        self.guard.listening_on(own_endpoints([each for listener in listeners for each in listener.addresses]))
+        endpoints = own_endpoints([each for listener in listeners for each in listener.addresses])
+        self.guard.listening_on(endpoints | seen_from_outside(endpoints, self.relays))
         for listener in listeners:
             self.alternates.update(alternates_of(listener))
         return announcement(listeners, self.relays, self.data_plane_name, self.on_loopback, self.one_user)
@@ -130,6 +131,12 @@ def turn_settings(
         password_algorithms=authenticator.algorithms,
         alternates=alternates,
     )
+
+
+def seen_from_outside(endpoints: Iterable[TransportAddress], relays: Iterable[RelayAddress]) -> set[TransportAddress]:
+    """Where a 1:1 NAT in front of us leads back to our own listeners: its public addresses, with their ports."""
+    public = {relay.advertised for relay in relays if relay.advertised != relay.bound}
+    return {address.with_port(endpoint.port) for address in public for endpoint in endpoints}
 
 
 def alternates_of(listener: IListener) -> dict[TransportAddress, TransportAddress]:

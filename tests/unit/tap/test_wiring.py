@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from relayd import wiring
 from relayd.address import Family, TransportAddress
-from relayd.config import RelaySettings, Settings
+from relayd.config import RelayAddress, RelaySettings, Settings
 from relayd.errors import ConfigurationError
 from relayd.observers.log import HumanLog, JsonLines
 from relayd.policies.guard import AllOf
@@ -109,6 +109,14 @@ def test_own_endpoints_are_refused_once_known() -> None:
     guard.listening_on([own])
     assert not everyone.may_reach("alice", own)
     assert everyone.may_reach("alice", own.with_port(3479))
+
+
+def test_own_endpoints_behind_a_nat() -> None:
+    """A peer cannot be the relay itself by way of its public address, which a cloud's NAT leads back to us."""
+    inside, public = TransportAddress.parse("10.0.0.5", 0), TransportAddress.parse("198.51.7.9", 0)
+    own = {inside.with_port(3478), TransportAddress.parse("127.0.0.1", 5349)}
+    seen = wiring.seen_from_outside(own, [RelayAddress(inside, public), RelayAddress(inside, inside)])
+    assert seen == {public.with_port(3478), public.with_port(5349)}
 
 
 def test_default_family_comes_first() -> None:
