@@ -15,7 +15,7 @@ from relayd.stun import attributes as a
 from relayd.stun.attributes import Attribute, Icmp
 from relayd.stun.framing import MAX_CHANNEL, MIN_CHANNEL, encode_channel_data
 from relayd.stun.message import Class, Message, Method, encode
-from relayd.turn.allocation import Allocation
+from relayd.turn.allocation import MAX_PERMISSIONS, Allocation
 from relayd.turn.outputs import ChannelBound, Deliver, InstallFlow, PermissionInstalled, Relay, Send, SendToPeer
 from relayd.turn.settings import TurnSettings
 
@@ -45,6 +45,9 @@ def create_permission(
     allocation: Allocation, message: Message, guard: Guard, settings: TurnSettings, now: float
 ) -> list[PermissionInstalled]:
     """CreatePermission, RFC 8656 section 10.2: all peers or none. Raises RemoteError (400, 403, 443, 508)."""
+    # Before any is read and judged: one message has room for thousands, for which all other clients would wait.
+    if sum(code == a.XOR_PEER_ADDRESS.code for code, _ in message.attributes) > MAX_PERMISSIONS:
+        raise RemoteError(508)
     peers = message.get_all(a.XOR_PEER_ADDRESS)
     if not peers:
         raise RemoteError(400)

@@ -104,6 +104,15 @@ def test_permissions_are_bounded() -> None:
     assert len(allocation.permissions) == 2
 
 
+def test_more_peers_than_may_be_permitted() -> None:
+    """A message that names more peers than an allocation may have costs no question about any of them."""
+    shell, client = ready()
+    asked = len(shell.rules.asked)
+    assert code_of(client.permit(*[PEER] * (MAX_PERMISSIONS + 1))) == 508
+    assert len(shell.rules.asked) == asked
+    assert shell.from_peer(client.relay, PEER, b"in") == []
+
+
 # --- channels -----------------------------------------------------------------------------------------------------
 
 
