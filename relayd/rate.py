@@ -18,7 +18,8 @@ class TokenBucket:
         """Take `amount` if it is there; False, and nothing taken, if not."""
         if now > self._at:
             self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
-            self._at = now
+        # Also where the clock was set back: waiting for the time that it had would stop all traffic until then.
+        self._at = now
         if self._tokens < amount:
             return False
         self._tokens -= amount
