@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from relayd.address import AppConnection
-from tests.behaviour.house.suite import HouseCase, HouseSuite
+from tests.behaviour.house.suite import DatagramSuite, HouseCase, HouseSuite
 
 
-class BatchedUdpTests(HouseSuite, HouseCase):
+class BatchedUdpTests(DatagramSuite, HouseCase):
     data_plane = "batched"
     kind = AppConnection.UDP
 
@@ -29,7 +29,7 @@ class BatchedTlsTests(HouseSuite, HouseCase):
     kind = AppConnection.TLS
 
 
-class BatchedDtlsTests(HouseSuite, HouseCase):
+class BatchedDtlsTests(DatagramSuite, HouseCase):
     data_plane = "batched"
     kind = AppConnection.DTLS
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from relayd.address import AppConnection
-from tests.behaviour.house.suite import HouseCase, HouseSuite
+from tests.behaviour.house.suite import DatagramSuite, HouseCase, HouseSuite
 
 
-class PortableUdpTests(HouseSuite, HouseCase):
+class PortableUdpTests(DatagramSuite, HouseCase):
     kind = AppConnection.UDP
 
 
@@ -26,7 +26,7 @@ class PortableTlsTests(HouseSuite, HouseCase):
     kind = AppConnection.TLS
 
 
-class PortableDtlsTests(HouseSuite, HouseCase):
+class PortableDtlsTests(DatagramSuite, HouseCase):
     kind = AppConnection.DTLS
 
 
