@@ -15,7 +15,6 @@ import relayd
 from relayd import config
 from relayd.auth.realm import CREDENTIAL_INTERFACES
 from relayd.configfile import nearest, read_config_file
-from relayd.daemon import complaint
 from relayd.errors import ConfigurationError
 from relayd.interfaces import (
     IAllocationObserverFactory,
@@ -24,8 +23,9 @@ from relayd.interfaces import (
     IPeerTransportFactory,
     IPolicyFactory,
 )
-from relayd.plugins import all_plugins, describe_plugins
-from relayd.wiring import build_daemon
+from relayd.launch.daemon import complaint
+from relayd.launch.plugins import all_plugins, describe_plugins
+from relayd.launch.wiring import build_daemon
 
 
 class Options(usage.Options, strcred.AuthOptionMixin):

@@ -16,8 +16,8 @@ from relayd.stun.message import Message
 
 
 class AllocateRequest(NamedTuple):
-    """An Allocate that makes sense. `families` are to be opened, `failed` is what the answer says about a family that
-    is not.
+    """An Allocate that makes sense. `families` are to be opened (none where a `token` names what is open already),
+    `failed` is what the answer says about a family that is not.
     """
 
     transport: int
@@ -51,8 +51,8 @@ def read_allocate(message: Message, transports: Mapping[int, tuple[Family, ...]]
     reserve_next = message.get(a.EVEN_PORT)
     token = message.get(a.RESERVATION_TOKEN)
     _check_combination(requested, additional, reserve_next, token)
-    # steps 7 and 8
-    families, failed = _choose_families(requested, additional, available)
+    # steps 7 and 8; a reserved port has its family already, and a relay without IPv4 reserves none of that
+    families, failed = ((), None) if token is not None else _choose_families(requested, additional, available)
     return AllocateRequest(
         transport,
         families,

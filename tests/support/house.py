@@ -18,12 +18,12 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.config import RelayAddress, Settings
-from relayd.daemon import RelayDaemon
 from relayd.interfaces import IAllocationObserver
+from relayd.launch.daemon import RelayDaemon
+from relayd.launch.wiring import build_daemon
 from relayd.observers.log import JsonLines
 from relayd.turn.outputs import AllocationEnded
 from relayd.turn.peer_rules import parse_cidr
-from relayd.wiring import build_daemon
 from tests.support.certificate import Certificate
 
 REALM = "example.org"

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the top down. A line is a floor; rooms on one floor do not import one another. A room is a tuple of modules and
 # packages of relayd.
 FLOORS: list[list[tuple[str, ...]]] = [
-    [("tap", "wiring", "defaults", "daemon", "announcement", "plugins")],
+    [("tap", "launch")],
     [("listeners",), ("peers",), ("client",), ("web",)],
     [("service",)],
     [("dataplane",)],

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from relayd.address import TransportAddress
-from relayd.announcement import READY, announcement, turn_uris
 from relayd.config import RelayAddress
-from relayd.defaults import OneUser
+from relayd.launch.announcement import READY, announcement, turn_uris
+from relayd.launch.defaults import OneUser
 
 
 @dataclass

@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from relayd import daemon
 from relayd.config import ListenerSettings
 from relayd.errors import ConfigurationError
+from relayd.launch import daemon
 
 
 class Pen:
@@ -132,7 +132,7 @@ def test_late_failure_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that takes its time and then fails stops the reactor, and the process ends with status 1."""
     last_words: list[Any] = []
     stopped: list[bool] = []
-    monkeypatch.setattr("relayd.daemon.atexit.register", last_words.append)
+    monkeypatch.setattr("relayd.launch.daemon.atexit.register", last_words.append)
     slow: Deferred[Part] = Deferred()
     house = House(slow)
     house.clock.stop = lambda: stopped.append(True)  # type: ignore[attr-defined]

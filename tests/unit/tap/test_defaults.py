@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from relayd import defaults
 from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress
 from relayd.errors import ConfigurationError
+from relayd.launch import defaults
 from relayd.local_addresses import local_addresses, own_endpoints
 
 

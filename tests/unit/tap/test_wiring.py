@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from relayd import wiring
 from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings, Settings
 from relayd.errors import ConfigurationError
+from relayd.launch import wiring
 from relayd.observers.log import HumanLog, JsonLines
 from relayd.policies.guard import AllOf
 from relayd.policies.peers import PeerGuard
@@ -46,7 +46,7 @@ class FakeListener:
 def install(monkeypatch: pytest.MonkeyPatch, *plugins: Any) -> None:
     """Make these the only plugins there are, of whatever interface."""
     monkeypatch.setattr(wiring, "all_plugins", lambda interface: list(plugins))
-    monkeypatch.setattr("relayd.plugins.all_plugins", lambda interface: list(plugins))
+    monkeypatch.setattr("relayd.launch.plugins.all_plugins", lambda interface: list(plugins))
 
 
 def test_best_data_plane_that_works(monkeypatch: pytest.MonkeyPatch) -> None:

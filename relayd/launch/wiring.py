@@ -12,18 +12,8 @@ from typing import Any
 from twisted.cred.checkers import ICredentialsChecker
 
 from relayd.address import AppConnection, Family, TransportAddress
-from relayd.announcement import announcement
 from relayd.auth.realm import Authenticator
 from relayd.config import ListenerSettings, RelayAddress, RelaySettings, Settings
-from relayd.daemon import Console, RelayDaemon
-from relayd.defaults import (
-    LOOPBACK,
-    OneUser,
-    default_relay_addresses,
-    default_ways_in,
-    interface_of,
-    is_confined_to_loopback,
-)
 from relayd.errors import ConfigurationError
 from relayd.interfaces import (
     IAllocationObserver,
@@ -37,8 +27,18 @@ from relayd.interfaces import (
     IPolicy,
     IPolicyFactory,
 )
+from relayd.launch.announcement import announcement
+from relayd.launch.daemon import Console, RelayDaemon
+from relayd.launch.defaults import (
+    LOOPBACK,
+    OneUser,
+    default_relay_addresses,
+    default_ways_in,
+    interface_of,
+    is_confined_to_loopback,
+)
+from relayd.launch.plugins import all_plugins, find_plugin
 from relayd.local_addresses import own_endpoints
-from relayd.plugins import all_plugins, find_plugin
 from relayd.policies.guard import AllOf
 from relayd.policies.peers import PeerGuard
 from relayd.service import RelayService

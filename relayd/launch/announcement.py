@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from relayd import __version__
 from relayd.address import AppConnection, Family, TransportAddress
 from relayd.config import RelayAddress
-from relayd.defaults import OneUser
 from relayd.interfaces import IListener
+from relayd.launch.defaults import OneUser
 
 # URI scheme and transport by app_connection (RFC 7065). DTLS is TLS over UDP there.
 _URIS = {
