@@ -270,6 +270,15 @@ def test_reservation_of_someone_else() -> None:
     assert code_of(Client(shell, 40_002).allocate([(a.RESERVATION_TOKEN, token)])) == 0
 
 
+def test_token_on_a_relay_without_ipv4() -> None:
+    """A reserved port is of the family it was reserved in: a token alone asks for no IPv4."""
+    shell = Shell(TurnSettings(REALM, transports={17: (Family.IPV6,)}))
+    first = Client(shell).allocate([(a.EVEN_PORT, True), (a.REQUESTED_ADDRESS_FAMILY, V6)])
+    granted = Client(shell, 40_001).allocate([(a.RESERVATION_TOKEN, first.get(a.RESERVATION_TOKEN))])
+    assert code_of(granted) == 0
+    assert [address.family for address in granted.get_all(a.XOR_RELAYED_ADDRESS)] == [Family.IPV6]
+
+
 def test_token_survives_the_quota() -> None:
     """A claim that meets the quota does not spend the token; one that the shell refuses closes the port."""
     shell = Shell(TurnSettings(REALM, user_quota=1))
