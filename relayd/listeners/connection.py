@@ -22,6 +22,7 @@ from relayd.errors import DecodeError
 from relayd.interfaces import IClientPath, IRelayService
 from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.liveness import Liveness
+from relayd.listeners.tls_records import write_records
 from relayd.stun.framing import StreamSplitter, encode_channel_data
 
 TCP = 6  # IP protocol number
@@ -210,10 +211,7 @@ class StreamClient(Protocol):
         self._waiting_size = 0
         transport: Any = self.transport
         if isinstance(transport, TLSMemoryBIOProtocol):
-            # One record for each message: there are clients, coturn's among them, that read a record and take it for
-            # a message. So this goes past what Twisted's own subclass would join; the records share segments anyway.
-            for data in waiting:
-                TLSMemoryBIOProtocol.write(transport, data)
+            write_records(transport, waiting)
         else:
             transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
