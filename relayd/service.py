@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from relayd.address import AppConnection, Path, TransportAddress
 from relayd.dataplane.flow import Flow
+from relayd.dataplane.hairpin import Hairpin
 from relayd.errors import RelayUnavailable
 from relayd.interfaces import (
     IAllocationObserver,
@@ -36,6 +37,8 @@ from relayd.turn.server import TurnServer
 
 # A bucket smaller than the largest datagram could never let one pass.
 _SMALLEST_BURST = 65_535  # bytes
+
+_NO_NAT = Hairpin()
 
 
 class Authenticator(Protocol):
@@ -63,6 +66,7 @@ class RelayService:
         policies: Sequence[IPolicy] = (),
         observers: Iterable[IAllocationObserver] = (),
         max_bandwidth: int | None = None,
+        hairpin: Hairpin = _NO_NAT,
     ) -> None:
         self.core = core
         self._clock = clock
@@ -72,6 +76,7 @@ class RelayService:
         self._policies = tuple(policies)
         self._observers = list(observers)
         self._max_bandwidth = max_bandwidth
+        self._hairpin = hairpin
         # A client is held for the time of one call at least, so that its answer finds the way back; beyond it only
         # while the core holds its path too, or a flood of spoofed sources would fill the table. The doubtful ones
         # are looked at last.
@@ -120,10 +125,10 @@ class RelayService:
     # --- what relays call (IRelayReceiver) ----------------------------------------------------------------------------
 
     def peer_datagram(self, relay: IRelay, peer: TransportAddress, data: bytes) -> None:
-        self._tell_core(self.core.receive_from_peer, relay, peer, data)
+        self._tell_core(self.core.receive_from_peer, relay, self._hairpin.to_advertised(peer), data)
 
     def peer_error(self, relay: IRelay, peer: TransportAddress, icmp_type: int, icmp_code: int, data: int) -> None:
-        self._tell_core(self.core.peer_error, relay, peer, icmp_type, icmp_code, data)
+        self._tell_core(self.core.peer_error, relay, self._hairpin.to_advertised(peer), icmp_type, icmp_code, data)
 
     def relay_failed(self, relay: IRelay) -> None:
         self._tell_core(self.core.relay_failed, relay)
@@ -206,11 +211,11 @@ class RelayService:
 
     def _send_to_peer(self, output: out.SendToPeer) -> None:
         relay: Any = output.relay
-        relay.send(output.peer, output.data, output.dont_fragment)
+        relay.send(self._hairpin.to_bound(output.peer), output.data, output.dont_fragment)
 
     def _install_flow(self, output: out.InstallFlow) -> None:
         relay: Any = output.relay
-        flow = Flow(self._clients[output.path], output.number, relay, output.peer)
+        flow = Flow(self._clients[output.path], output.number, relay, self._hairpin.to_bound(output.peer))
         self._flows[relay, output.number] = flow
         self._data_plane.install_flow(flow)
 

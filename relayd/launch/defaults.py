@@ -64,7 +64,7 @@ def is_confined_to_loopback(interfaces: Sequence[TransportAddress | None], relay
 
     Both are asked: a web proxy in front makes a loopback listener public, and then relays from a public address.
     """
-    hosts = [*interfaces, *(relay.bound for relay in relays)]
+    hosts = [*interfaces, *(host for relay in relays for host in (relay.bound, relay.advertised))]
     return all(host is not None and is_loopback(host) for host in hosts)
 
 

@@ -14,6 +14,7 @@ from twisted.cred.checkers import ICredentialsChecker
 from relayd.address import AppConnection, Family, TransportAddress
 from relayd.auth.realm import Authenticator
 from relayd.config import ListenerSettings, RelayAddress, RelaySettings, Settings
+from relayd.dataplane.hairpin import Hairpin
 from relayd.errors import ConfigurationError
 from relayd.interfaces import (
     IAllocationObserver,
@@ -99,7 +100,15 @@ def build_daemon(
         reactor,
         ways_in,
         RelayService(
-            reactor, core, data_plane, transports, authenticator, policies, observers, settings.max_bandwidth or None
+            reactor,
+            core,
+            data_plane,
+            transports,
+            authenticator,
+            policies,
+            observers,
+            settings.max_bandwidth or None,
+            Hairpin(relays, *settings.relay_ports),
         ),
         transports,
         data_plane,

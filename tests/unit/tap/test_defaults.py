@@ -86,6 +86,12 @@ def test_loopback_peers_need_everything_on_loopback(
     assert defaults.is_confined_to_loopback(places, [relay(host) for host in relays]) is confined
 
 
+def test_an_address_that_the_outside_knows_is_not_loopback() -> None:
+    """Whoever tells clients a public address serves more than this host, wherever the packets leave."""
+    behind_nat = RelayAddress(address("127.0.0.1"), address("198.51.100.7"))
+    assert not defaults.is_confined_to_loopback([address("127.0.0.1")], [behind_nat])
+
+
 def test_one_user_is_never_the_same() -> None:
     """The user of a run cannot be guessed from another run's."""
     one, other = defaults.OneUser(), defaults.OneUser()
