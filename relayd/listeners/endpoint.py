@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE
 
-from twisted.internet.error import CannotListenError
+from OpenSSL.crypto import Error as CryptoError
+from twisted.internet.error import CannotListenError, VerifyError
 
 from relayd.address import TransportAddress
 from relayd.errors import ConfigurationError, DecodeError
@@ -105,6 +106,10 @@ def cannot_listen(description: str, error: BaseException) -> ConfigurationError:
         name = f"{error.filename}: " if error.filename is not None else where
         cure = _CURES.get(error.errno) if error.filename is None else "check the path and its permissions"
         return ConfigurationError(f"{description}: {name}{error.strerror}" + (f"; {cure}" if cure else ""))
+    if isinstance(error, CryptoError):  # a list of OpenSSL's own words, without the name of the file
+        return ConfigurationError(f"{description}: privateKey= or certKey= is no file in PEM format that can be read")
+    if isinstance(error, VerifyError):
+        return ConfigurationError(f"{description}: the private key of privateKey= does not belong to certKey=")
     reason = " ".join(str(error).split()) or type(error).__name__
     return ConfigurationError(f"{description}: {where}{reason}; see --help-listen for the grammar")
 

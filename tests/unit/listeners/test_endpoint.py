@@ -7,8 +7,9 @@ import errno
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from OpenSSL.crypto import Error as CryptoError
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, VerifyError
 
 from relayd.address import TransportAddress
 from relayd.errors import ConfigurationError
@@ -82,6 +83,8 @@ def test_mistakes_are_named(description: str, words: str) -> None:
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "key.pem"), "key.pem: No such file"),
         (ValueError("two\nlines"), "two lines"),
         (KeyError(), "KeyError"),
+        (CryptoError([("PEM routines", "", "no start line")]), "privateKey= or certKey= is no file in PEM format"),
+        (VerifyError("Certificate public and private keys do not match."), "does not belong to certKey="),
     ],
 )
 def test_failures_to_listen_are_one_line(error: Exception, words: str) -> None:
