@@ -21,7 +21,7 @@ from relayd.address import AppConnection, TransportAddress
 from relayd.config import ListenerSettings
 from relayd.dataplane.flow import Flow
 from relayd.interfaces import IClientPath, IListener
-from relayd.listeners.connection import CLOSE_GRACE, MAX_JOINED, MAX_OWED, StreamClient
+from relayd.listeners.connection import CLOSE_GRACE, MAX_JOINED, MAX_OWED, REQUESTS_PER_TURN, StreamClient
 from relayd.listeners.stream import StreamListener
 from relayd.turn.peer_rules import parse_cidr
 from tests.unit.listeners.fakes import FakeRelay, FakeService
@@ -170,6 +170,38 @@ def test_messages_are_cut_out_of_the_stream() -> None:
         for at in range(0, len(stream), size):
             client.dataReceived(stream[at : at + size])
         assert bench.service.received == [(client, message) for message in whole]
+
+
+def test_a_client_with_many_requests_lets_others_have_their_turn() -> None:
+    """Requests beyond a bound wait for the next turn, in order, with all that follows; nothing is read meanwhile."""
+    bench = Bench()
+    client, transport = bench.connect()
+    relay: Any = FakeRelay()
+    client.flows[0x4001] = Flow(client, 0x4001, relay, PEER)
+    requests = [stun(body=number.to_bytes(4, "big")) for number in range(2 * REQUESTS_PER_TURN + 1)]
+    client.dataReceived(b"".join(requests[:-1]) + b"\x40\x01\x00\x00")
+    client.dataReceived(requests[-1])
+    assert bench.service.messages == requests[:REQUESTS_PER_TURN]
+    assert transport.producerState == "paused"
+    assert relay.sent == []
+    other, _ = bench.connect()
+    other.dataReceived(BINDING)
+    bench.clock.advance(0)
+    assert bench.service.messages == [*requests[:REQUESTS_PER_TURN], BINDING, *requests[REQUESTS_PER_TURN:]]
+    assert relay.sent == [(PEER, b"")]
+    assert transport.producerState == "producing"
+
+
+def test_what_a_lost_connection_still_asked_is_forgotten() -> None:
+    """Requests that wait for their turn come to nothing when their connection ends or is to be closed."""
+    for end in (lambda client: client.connectionLost(None), StreamClient.close):
+        bench = Bench()
+        client, _ = bench.connect()
+        client.dataReceived(BINDING * 100)
+        end(client)
+        bench.seconds(1)
+        assert len(bench.service.messages) == REQUESTS_PER_TURN
+        bench.check_nothing_is_left()
 
 
 def test_channel_data_with_a_flow_does_not_reach_the_service() -> None:
