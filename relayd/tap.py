@@ -23,7 +23,7 @@ from relayd.interfaces import (
     IPeerTransportFactory,
     IPolicyFactory,
 )
-from relayd.launch.daemon import complaint
+from relayd.launch.daemon import complaint, end_on_hangup
 from relayd.launch.plugins import all_plugins, describe_plugins
 from relayd.launch.wiring import build_daemon
 
@@ -201,6 +201,7 @@ def makeService(options: Options) -> IService:
     """The service that twistd runs. Ends the process with one line on standard error if it cannot be made."""
     from twisted.internet import reactor  # not before twistd's --reactor was obeyed
 
+    end_on_hangup(reactor)
     try:
         return build_daemon(options.settings, options.checkers, reactor, _is_daemon(options))
     except ConfigurationError as why:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
@@ -94,6 +95,7 @@ class RelayDaemon(Service):
         listener_settings: ListenerSettings,
         opened: Callable[[Sequence[IListener]], list[str]],
         console: Console,
+        is_daemon: bool = False,
     ) -> None:
         """`opened` is told all listeners whenever another one is open, and gives the lines to print after the last."""
         self.relay_service = relay_service
@@ -105,6 +107,7 @@ class RelayDaemon(Service):
         self._listener_settings = listener_settings
         self._opened = opened
         self._console = console
+        self._is_daemon = is_daemon
         self._failure: str | None = None
         self._starting = False
         self._stopped = False
@@ -167,7 +170,8 @@ class RelayDaemon(Service):
             )  # a bug, or a third party's: the log shows where
         self._failure = complaint(failure.getErrorMessage())
         self._console.complain(self._failure)
-        self._log.error("{complaint}", complaint=self._failure)  # twistd sends whoever starts a daemon to its log
+        if self._is_daemon:  # twistd sends whoever starts one to its log; in the foreground one line is enough
+            self._log.error("{complaint}", complaint=self._failure)
         if not self._starting and self.running:
             self._end_process()
 
@@ -182,6 +186,15 @@ def _leave_with_failure() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def end_on_hangup(reactor: Any) -> None:
+    """Have SIGHUP (the terminal is gone) end the process as SIGTERM does, with every allocation closed and logged.
+
+    Python alone would die of it at once. Where it is ignored, as under nohup, it stays so.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, reactor.sigTerm)
 
 
 def raise_descriptor_limit() -> None:

@@ -119,6 +119,7 @@ def build_daemon(
         ),
         opening.opened,
         Console(sys.stdout, sys.stderr),
+        is_daemon,
     )
 
 
