@@ -1,4 +1,4 @@
-"""Counts connections, in total and for each source, and says when there are enough."""
+"""Counts connections and handshakes, in total and for each source, and says when there are enough."""
 
 from __future__ import annotations
 
@@ -49,3 +49,29 @@ class Admission:
             self._by_source[source] = count
         else:
             del self._by_source[source]
+
+
+class Handshakes:
+    """How many handshakes each source began in this period. Keeps nothing about the periods before.
+
+    `Admission` cannot bound these: who breaks a handshake off makes room for the next one, and each costs a signature.
+    Only sources that have proved their address may be counted, or anyone could use up what is another's.
+    """
+
+    def __init__(self, most: int, period: float) -> None:
+        """`most` for each source in `period` seconds."""
+        self._most = most
+        self._period = period
+        self._since = 0.0
+        self._by_source: dict[bytes, int] = {}
+
+    def has_room(self, source: bytes, now: float) -> bool:
+        """Whether that source may begin another one."""
+        if not 0 <= now - self._since < self._period:
+            self._since = now
+            self._by_source.clear()
+        return self._by_source.get(source, 0) < self._most
+
+    def count(self, source: bytes) -> None:
+        """That source began one."""
+        self._by_source[source] = self._by_source.get(source, 0) + 1

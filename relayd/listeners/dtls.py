@@ -32,7 +32,7 @@ from relayd.dtls import (
 )
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService
-from relayd.listeners.admission import Admission, source_of
+from relayd.listeners.admission import Admission, Handshakes, source_of
 from relayd.listeners.client_ports import ClientPorts, Hosts
 from relayd.listeners.endpoint import Endpoint, cannot_listen
 from relayd.listeners.liveness import Liveness
@@ -136,6 +136,8 @@ class DtlsListener:
         self.service = service
         self.settings = settings
         self.admission = Admission(settings)
+        # As many as may last that long, so this refuses nobody who goes on with what he begins.
+        self._begun = Handshakes(settings.max_connections_per_source, settings.first_message_timeout)
         self._server = DtlsServer(context, entropy)
         self._ports = ClientPorts(self.app_connection, self, hosts)
         self._clients: dict[Path, DtlsClient] = {}
@@ -209,10 +211,15 @@ class DtlsListener:
         return succeed(None)
 
     def _hello(self, client: IClientPath, data: bytes) -> None:
-        answer = self._server.receive(repr(client.path.client).encode(), data, self.clock.seconds())
+        now = self.clock.seconds()
+        source = source_of(client.path.client)
+        if not self._begun.has_room(source, now):
+            return
+        answer = self._server.receive(repr(client.path.client).encode(), data, now)
         if isinstance(answer, Transmit):
             client.send(answer.datagram)
         elif answer is not None:
+            self._begun.count(source)
             self._begin(client, answer)
 
     def _begin(self, below: IClientPath, session: DtlsSession) -> None:

@@ -172,6 +172,27 @@ def test_nothing_is_kept_for_hellos_without_a_cookie(context: DtlsContext) -> No
     bench.check_nothing_is_left()
 
 
+def test_handshakes_are_limited_per_source(context: DtlsContext) -> None:
+    """Breaking handshakes off makes no room for more than a source may have; others, and later ones, are served."""
+    bench = Bench(context, max_connections_per_source=3, first_message_timeout=5.0)
+
+    def begins(address: TransportAddress) -> bool:
+        client = Client(bench.listener, address)
+        client.step()
+        client.step()
+        began = list(bench.listener._handshakes.values())
+        for handshake in began:
+            handshake.close()
+        return bool(began)
+
+    assert [begins(CLIENT.with_port(port)) for port in range(1, 7)] == [True] * 3 + [False] * 3
+    assert begins(TransportAddress.parse("198.51.100.8", 1))
+    bench.seconds(5)
+    assert begins(CLIENT)
+    bench.seconds(5)
+    bench.check_nothing_is_left()
+
+
 def test_an_unfinished_handshake_is_given_up(context: DtlsContext) -> None:
     """A client that proves its address and then falls silent is forgotten after the first-message timeout."""
     bench = Bench(context, first_message_timeout=5.0)
