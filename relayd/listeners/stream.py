@@ -14,8 +14,6 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, ILoggingContext, IProtocolNegotiationFactory
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
-from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,6 +26,7 @@ from relayd.listeners.accept_log import AcceptLog
 from relayd.listeners.admission import Admission
 from relayd.listeners.connection import LOCAL_NETWORK, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
+from relayd.listeners.tls_ports import TlsPorts
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
@@ -181,24 +180,6 @@ class StreamListener(ServerFactory):
             self._empty.callback(None)
 
 
-class _ProxiedTls:
-    """The reactor for an `ssl:` endpoint behind a proxy: expects the PROXY header ahead of TLS, where proxies send it.
-
-    Twisted's own `haproxy:ssl:` looks for it among what was encrypted, and hides our ALPN protocols from its TLS.
-    """
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-
-    def listenSSL(  # noqa: N802
-        self, port: int, factory: StreamListener, contextFactory: Any, backlog: int, interface: str
-    ) -> IListeningPort:
-        proxied = HAProxyWrappingFactory(TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor))
-        proxied.noisy = False
-        opened: IListeningPort = self._reactor.listenTCP(port, proxied, backlog, interface)
-        return opened
-
-
 def listen_stream(
     description: str, reactor: Any, service: IRelayService, settings: ListenerSettings
 ) -> Deferred[StreamListener]:
@@ -209,8 +190,9 @@ def listen_stream(
         _refuse_old_tls(description)
         # Untyped, like the endpoint plugins behind it.
         endpoint: Any
-        if description.startswith(f"{_PROXIED}ssl:"):
-            endpoint = serverFromString(_ProxiedTls(reactor), description.removeprefix(_PROXIED))
+        unproxied = description.removeprefix(_PROXIED)
+        if unproxied.startswith("ssl:"):
+            endpoint = serverFromString(TlsPorts(reactor, unproxied, listener.behind_proxy), unproxied)
         else:
             endpoint = serverFromString(reactor, description)
         opened: Deferred[IListeningPort] = endpoint.listen(listener)
