@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+SMALLEST_COST = 64  # bytes; what the network carries for the shortest datagram, with all headers
+
+
+def datagram_cost(payload: int) -> int:
+    """What a datagram of so many bytes of payload takes from a bandwidth limit: an empty one is not free."""
+    return max(payload, SMALLEST_COST)
+
 
 class TokenBucket:
     """Lets `rate` units a second pass, and up to `burst` at once."""

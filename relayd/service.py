@@ -31,7 +31,7 @@ from relayd.interfaces import (
     IRelayService,
 )
 from relayd.pump import Pump
-from relayd.rate import TokenBucket
+from relayd.rate import TokenBucket, datagram_cost
 from relayd.turn import outputs as out
 from relayd.turn.server import TurnServer
 
@@ -202,7 +202,7 @@ class RelayService:
     def _deliver(self, output: out.Deliver) -> None:
         relay: Any = output.relay
         client = self._clients.get(output.path)
-        within = relay.limit is None or relay.limit.take(output.size, self._clock.seconds())
+        within = relay.limit is None or relay.limit.take(datagram_cost(output.size), self._clock.seconds())
         if client is not None and within and client.send(output.data):
             relay.counters.received_packets += 1
             relay.counters.received_bytes += output.size

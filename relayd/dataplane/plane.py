@@ -38,7 +38,7 @@ from relayd.interfaces import (
     IRelay,
     IRelayReceiver,
 )
-from relayd.rate import TokenBucket
+from relayd.rate import TokenBucket, datagram_cost
 
 CHANNEL_HEADER = struct.Struct("!HH")
 """ChannelData: channel number, length of the payload (RFC 8656 section 12.4)."""
@@ -163,8 +163,8 @@ class Relay(PlaneSocket):
         return False
 
     def within_limit(self, size: int) -> bool:
-        """Whether `size` bytes of payload may pass now; if so they are charged."""
-        return self.limit is None or self.limit.take(size, self.plane.seconds())
+        """Whether a datagram with `size` bytes of payload may pass now; if so it is charged."""
+        return self.limit is None or self.limit.take(datagram_cost(size), self.plane.seconds())
 
     def pass_down(self, flow: Flow, payload: bytes) -> None:
         """A datagram from the peer of a flow, to its client."""

@@ -23,7 +23,7 @@ from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.plane import FAILURES_TOLERATED
 from relayd.interfaces import IClientPath, IDatagramPort, IDatagramReceiver, IRelay, IRelayReceiver
-from relayd.rate import TokenBucket
+from relayd.rate import SMALLEST_COST, TokenBucket
 
 NUMBER = 0x4001
 PATIENCE = 5.0  # seconds after which something that ought to arrive is missing
@@ -432,6 +432,17 @@ class DataPlaneSuite(TestCase):
         self.assertFalse(self.relay.send(self.peer.address, b"x"))
         await self.turns()
         self.assertEqual(self.counted(), (4, 800, 2, 200, 2))
+
+    async def test_limit_on_empty_datagrams(self) -> None:
+        """What carries no payload draws on the limit too."""
+        await self.bind()
+        self.relay.limit = TokenBucket(rate=0.001, burst=3 * SMALLEST_COST, now=reactor.seconds())
+        for _ in range(5):
+            self.client.write(frame(NUMBER, b""), self.port.address)
+        for _ in range(3):
+            await self.peer.next()
+        await self.turns()
+        self.assertEqual(self.counted(), (3, 0, 0, 0, 2))
 
     # --- relays -----------------------------------------------------------------------------------
 

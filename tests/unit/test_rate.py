@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from relayd.rate import TokenBucket
+from relayd.rate import SMALLEST_COST, TokenBucket, datagram_cost
 
 
 def test_burst_then_rate() -> None:
@@ -41,6 +41,12 @@ def test_clock_that_is_set_back(now: float) -> None:
     assert not bucket.take(1, now)
     assert bucket.take(10, now + 1)
     assert not bucket.take(1, now + 1)
+
+
+def test_a_small_datagram_is_not_free() -> None:
+    """Empty datagrams draw on a limit too, or nothing would bound their number; larger ones cost what they are."""
+    assert datagram_cost(0) == datagram_cost(SMALLEST_COST) == SMALLEST_COST > 0
+    assert datagram_cost(1200) == 1200
 
 
 def test_rate_holds_over_time() -> None:

@@ -291,8 +291,8 @@ def test_what_a_peer_sent_is_counted_when_it_was_passed_on() -> None:
 def test_bandwidth_bounds_the_slow_path_too() -> None:
     """What exceeds the allocation's bandwidth is dropped and counted, whichever way it goes."""
     house, relay, client = House(), StubRelay(), StubClient()
-    relay.limit = TokenBucket(rate=10, burst=10, now=0.0)
-    house.core.on_receive = [out.Deliver(client.path, relay, b"wrapped", 6)] * 2
+    relay.limit = TokenBucket(rate=10, burst=100, now=0.0)
+    house.core.on_receive = [out.Deliver(client.path, relay, b"wrapped", 60)] * 2
     house.receive(client)
     assert client.sent == [b"wrapped"]
     assert relay.counters.dropped == 1
