@@ -1,6 +1,6 @@
-"""The policy `redirect:ADDRESS`: sends every new allocation to another server (300 Try Alternate), for maintenance.
+"""The policy `redirect:ADDRESS`: sends every Allocate to another server (300 Try Alternate).
 
-Allocations that are there already go on. RFC 8489 section 10 wants the alternate server in the address family of the
+RFC 8489 section 10 wants the alternate server in the address family of the
 request, so clients of the other family are served here unless a second `redirect:` names a server for them.
 """
 
@@ -46,9 +46,9 @@ class Redirect:
 class RedirectFactory:
     policy_type = "redirect"
     help = (
-        "Answers every new allocation with 300 Try Alternate and this server, for maintenance; running allocations go "
-        "on. Clients of the other address family are served here: give it twice to send both away. DOMAIN is the name "
-        "in the other server's certificate, for clients that come over TLS or DTLS."
+        "Answers every Allocate with 300 Try Alternate and this server: for an address that clients still know, but "
+        "are not to use. Clients of the other address family are served here: give it twice to send both away. DOMAIN "
+        "is the name in the other server's certificate, for clients that come over TLS or DTLS."
     )
     argument_format = "redirect:ADDRESS[:PORT][,DOMAIN], such as redirect:[2001:db8::1]:3478,relay2.example.org"
 
