@@ -228,6 +228,7 @@ class RelayService:
     def _close_relay(self, output: out.CloseRelay) -> None:
         relay: Any = output.relay
         self._reserved.pop(relay, None)
+        self._hairpin.closed(relay.address)
         relay.close()
 
     def _answer(self, request: out.AuthenticateUser | out.OpenRelay, result: Any) -> None:
@@ -298,6 +299,8 @@ class RelayService:
             return out.RelayRefused(508)
         if failed is None:
             self._exhausted = False
+        for relay in (*(relay for relay, _ in relays), *([reserved_relay] if reserved_relay is not None else ())):
+            self._hairpin.opened(relay.address)
         return out.RelayOpened(relays=tuple(relays), failed=failed, reserved=reserved_relay)
 
     def _limit_for(self, username: str) -> TokenBucket | None:

@@ -14,29 +14,35 @@ from relayd.config import RelayAddress
 
 
 class Hairpin:
-    """Translates between advertised and bound addresses, within the relayed ports (inclusive) only.
+    """Translates between advertised and bound addresses, for relayed addresses that are open and no others.
 
-    Beyond them the public address leads to other services of this host, if at all: by way of the NAT and whatever
-    firewall stands there, not around them.
+    What else this host serves, on whatever port, is reached by its public address through the NAT and the firewall that
+    stand there, not around them and around the peer rules.
     """
 
-    def __init__(self, addresses: Iterable[RelayAddress] = (), lowest_port: int = 0, highest_port: int = 65535) -> None:
+    def __init__(self, addresses: Iterable[RelayAddress] = ()) -> None:
         behind_nat = [address for address in addresses if address.bound.ip != address.advertised.ip]
         self._bound = {address.advertised.ip: address.bound for address in behind_nat}
         self._advertised = {address.bound.ip: address.advertised for address in behind_nat}
-        self._lowest_port = lowest_port
-        self._highest_port = highest_port
+        self._open: set[TransportAddress] = set()
+
+    def opened(self, bound: TransportAddress) -> None:
+        """A relayed address was opened, there."""
+        if bound.ip in self._advertised:
+            self._open.add(bound)
+
+    def closed(self, bound: TransportAddress) -> None:
+        """It is given back: the port may be another program's next."""
+        self._open.discard(bound)
 
     def to_bound(self, peer: TransportAddress) -> TransportAddress:
         """Where to send what a client sends to `peer`."""
-        return self._translate(peer, self._bound)
+        address = self._bound.get(peer.ip)
+        if address is None:
+            return peer
+        bound = address.with_port(peer.port)
+        return bound if bound in self._open else peer
 
     def to_advertised(self, peer: TransportAddress) -> TransportAddress:
         """What clients call the `peer` that something came from."""
-        return self._translate(peer, self._advertised)
-
-    def _translate(self, peer: TransportAddress, table: dict[bytes, TransportAddress]) -> TransportAddress:
-        other = table.get(peer.ip)
-        if other is None or not self._lowest_port <= peer.port <= self._highest_port:
-            return peer
-        return other.with_port(peer.port)
+        return self._advertised[peer.ip].with_port(peer.port) if peer in self._open else peer

@@ -108,7 +108,7 @@ def build_daemon(
             policies,
             observers,
             settings.max_bandwidth or None,
-            Hairpin(relays, *settings.relay_ports),
+            Hairpin(relays),
         ),
         transports,
         data_plane,

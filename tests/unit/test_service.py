@@ -91,6 +91,7 @@ class StubClient:
 
 class StubRelay:
     def __init__(self) -> None:
+        self.address = SERVER.with_port(50_000)
         self.counters = Counters()
         self.limit: TokenBucket | None = None
         self.sent: list[Any] = []

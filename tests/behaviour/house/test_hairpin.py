@@ -5,7 +5,7 @@ from __future__ import annotations
 from relayd.address import TransportAddress
 from relayd.config import RelayAddress
 from tests.behaviour.house.suite import HouseCase
-from tests.support.turn_client import code_of
+from tests.support.turn_client import code_of, pause
 
 BOUND = TransportAddress.parse("127.0.0.1", 0)
 PUBLIC = TransportAddress.parse("198.51.7.9", 0)  # in no special range, and on no interface
@@ -13,7 +13,7 @@ PUBLIC = TransportAddress.parse("198.51.7.9", 0)  # in no special range, and on 
 
 class HairpinTests(HouseCase):
     # Peers on loopback are not allowed: whoever is reached there is reached by the public address.
-    settings = {"relay_address": (RelayAddress(BOUND, PUBLIC),), "allow_peer": ()}
+    settings = {"relay_address": (RelayAddress(BOUND, PUBLIC),), "allow_peer": (), "relay_ports": (1024, 65_535)}
 
     async def test_channels(self) -> None:
         """Bound to each other's advertised addresses, they hear each other through flows."""
@@ -42,6 +42,17 @@ class HairpinTests(HouseCase):
         await one.relayed()
         inside = BOUND.with_port((await two.relayed()).port)
         assert code_of(await one.permit(inside)) == 403
+
+    async def test_other_sockets_inside_stay_closed(self) -> None:
+        """What else is bound inside, on a port that a relayed address could have, is not reached by the public one."""
+        client, service = await self.client(), self.peer()
+        await client.relayed()
+        public = PUBLIC.with_port(service.address.port)
+        assert code_of(await client.bind(0x4000, public)) == 0
+        client.channel_data(0x4000, b"by channel")
+        client.indicate(public, b"by indication")
+        await pause(0.05)
+        assert service.received.pending == []
 
 
 class BatchedHairpinTests(HairpinTests):
