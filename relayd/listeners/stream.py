@@ -26,7 +26,7 @@ from relayd.listeners.accept_log import AcceptLog
 from relayd.listeners.admission import Admission
 from relayd.listeners.connection import LOCAL_NETWORK, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
-from relayd.listeners.tls_ports import TlsPorts
+from relayd.listeners.internet_ports import InternetPorts
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
@@ -191,8 +191,11 @@ def listen_stream(
         # Untyped, like the endpoint plugins behind it.
         endpoint: Any
         unproxied = description.removeprefix(_PROXIED)
+        ports = InternetPorts(reactor, unproxied, listener.behind_proxy)
         if unproxied.startswith("ssl:"):
-            endpoint = serverFromString(TlsPorts(reactor, unproxied, listener.behind_proxy), unproxied)
+            endpoint = serverFromString(ports, unproxied)
+        elif unproxied.startswith("tcp:"):
+            endpoint = serverFromString(ports, description)
         else:
             endpoint = serverFromString(reactor, description)
         opened: Deferred[IListeningPort] = endpoint.listen(listener)

@@ -1,7 +1,10 @@
-"""What Twisted's `ssl:` endpoint lacks: the whole certificate chain, and a PROXY header ahead of TLS."""
+"""What Twisted's `tcp:` and `ssl:` endpoints lack: `::` that leaves IPv4 alone, whole certificate chains, and a PROXY
+header ahead of TLS.
+"""
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from cryptography.x509 import load_pem_x509_certificates
@@ -18,10 +21,12 @@ from relayd.listeners.endpoint import split_arguments
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 
 
-class TlsPorts:
-    """The reactor for one `ssl:` endpoint, as far as that uses it.
+class InternetPorts:
+    """The reactor for one `tcp:` or `ssl:` endpoint, as far as that uses it.
 
-    Twisted reads the first certificate of `certKey=` only. Certification authorities hand out files with the
+    The system would take IPv4 too for `interface=\\:\\:`, and then refuse the same port to a listener on IPv4.
+
+    Of `certKey=` Twisted reads the first certificate only. Certification authorities hand out files with the
     intermediate ones behind it, without which clients do not trust it: they are sent too, unless `extraCertChain=`
     names others.
 
@@ -30,25 +35,39 @@ class TlsPorts:
     """
 
     def __init__(self, reactor: Any, description: str, behind_proxy: bool) -> None:
-        """`description` begins with `ssl:`."""
+        """`description` begins with `tcp:` or `ssl:`."""
         self._reactor = reactor
         self._description = description
         self._behind_proxy = behind_proxy
 
+    def listenTCP(  # noqa: N802
+        self, port: int, factory: ServerFactory, backlog: int, interface: str
+    ) -> IListeningPort:
+        """What a `tcp:` endpoint calls. Raises CannotListenError, or OSError."""
+        listening: IListeningPort
+        if ":" not in interface or interface.strip("0:"):
+            listening = self._reactor.listenTCP(port, factory, backlog, interface)
+            return listening
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as opened:
+            opened.setblocking(False)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            opened.bind(("::", port))
+            opened.listen(backlog)
+            listening = self._reactor.adoptStreamPort(opened.fileno(), socket.AF_INET6, factory)
+        return listening
+
     def listenSSL(  # noqa: N802
         self, port: int, factory: ServerFactory, contextFactory: Any, backlog: int, interface: str
     ) -> IListeningPort:
-        """What the endpoint calls. Raises ConfigurationError."""
+        """What an `ssl:` endpoint calls. Raises ConfigurationError, CannotListenError, or OSError."""
         if not contextFactory.extraCertChain:
             contextFactory.extraCertChain = intermediates(self._description)
-        opened: IListeningPort
+        below: Any = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
         if self._behind_proxy:
-            proxied = HAProxyWrappingFactory(TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor))
-            proxied.noisy = False
-            opened = self._reactor.listenTCP(port, proxied, backlog, interface)
-        else:
-            opened = self._reactor.listenSSL(port, factory, contextFactory, backlog, interface)
-        return opened
+            below = HAProxyWrappingFactory(below)
+        below.noisy = False
+        return self.listenTCP(port, below, backlog, interface)
 
 
 def intermediates(description: str) -> list[X509]:
