@@ -163,8 +163,10 @@ class RelayService:
             verb(*arguments, self._clock.seconds())
         except Exception:
             self._log.failure("the TURN core failed in {verb}", verb=verb.__name__)
-        self._pump.run()
-        self._depth -= 1
+        try:
+            self._pump.run()
+        finally:
+            self._depth -= 1
         # An answer that comes at once calls us from within the pump, where outputs may still be waiting for their
         # client.
         if self._doubtful and not self._depth:
