@@ -182,8 +182,8 @@ class Options(usage.Options, strcred.AuthOptionMixin):
             raise ConfigurationError(f"{what}: there is no such plugin: {nearest(auth_type, known)}") from None
         except strcred.UnsupportedInterfaces:
             raise ConfigurationError(f"{what}: cannot prove STUN credentials: take another, see --help-auth") from None
-        except ConfigurationError:
-            raise
+        except ConfigurationError as why:
+            raise ConfigurationError(f"{where}{why}") from None
         except Exception as why:  # whatever a third party's factory thinks of its arguments
             kind = type(why).__name__
             raise ConfigurationError(f"{what}: bad arguments ({kind}): see --help-auth-type {auth_type}") from None

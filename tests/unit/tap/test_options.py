@@ -179,6 +179,15 @@ class TestConfigFile:
             assert word in message
         assert "s3cret" not in message
 
+    @pytest.mark.parametrize("auth", ["secret:s3cret", "sqlite:/nonexistent/users", "file:/nonexistent/users"])
+    def test_bad_auth_in_the_file(self, tmp_path: Path, auth: str) -> None:
+        """A user database that is not one is complained of with the name of the file that asks for it."""
+        file = tmp_path / "relayd.toml"
+        file.write_text(f'auth = ["{auth}"]\n', encoding="utf-8")
+        message = refusal("--config", str(file))
+        assert str(file) in message
+        assert "s3cret" not in message
+
     def test_binary_file(self, tmp_path: Path) -> None:
         """A file that is no text at all is refused like any other."""
         path = tmp_path / "relayd.toml"
