@@ -1,7 +1,8 @@
 """The error tree of relayd. Every error that we raise on purpose is one of these; any other exception is a bug.
 
-Three questions tell the branches apart: could the bytes be read (`DecodeError`), may the client have what it asked for
-(`RemoteError`), did the operator configure something that works (`ConfigurationError`).
+Four questions tell the branches apart: could the bytes be read (`DecodeError`), may the client have what it asked for
+(`RemoteError`), did the operator configure something that works (`ConfigurationError`), and, where we are the client,
+is the server there and itself (`ServerUnavailable`).
 """
 
 from __future__ import annotations
@@ -44,3 +45,7 @@ class RelayUnavailable(RelaydError):
     def __init__(self, reason: str, *, exhausted: bool = False) -> None:
         super().__init__(reason)
         self.exhausted = exhausted
+
+
+class ServerUnavailable(RelaydError):
+    """A server that we are a client of cannot be reached, does not answer, went away, or did not prove who it is."""
