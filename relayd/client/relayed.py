@@ -1,0 +1,135 @@
+"""A relayed address as a UDP port of Twisted: any `DatagramProtocol` runs on it as it would on a socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IUDPTransport
+from twisted.internet.protocol import AbstractDatagramProtocol
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relayd.address import Family, TransportAddress
+from relayd.client.session import Owner, Session
+from relayd.errors import DecodeError, RelaydError, ServerUnavailable
+from relayd.turn.client_outputs import Allocated
+
+
+@implementer(IUDPTransport)
+class RelayedPort(Owner):
+    """What `TurnClient.allocate` gives. Peers are (host, port) with the host an IP address in text.
+
+    A permission is asked for when a datagram is first sent to a peer; one who only listens calls `permit`. `bind`
+    makes every datagram to and from one peer smaller. All of it is renewed until `stopListening`.
+    """
+
+    _log = Logger()
+
+    def __init__(self, session: Session, allocated: Allocated, protocol: AbstractDatagramProtocol) -> None:
+        self._session = session
+        self._allocated = allocated
+        self._protocol = protocol
+        self._connected: TransportAddress | None = None
+        self._is_started = False
+        self._error: RelaydError | None = None
+        self._waiting: list[Deferred[RelaydError | None]] = []
+
+    def start(self) -> None:
+        """Begin to deliver to the protocol. `TurnClient` has done so."""
+        self._is_started = True
+        self._session.owner = self
+        self._protocol.makeConnection(self)
+
+    # --- addresses ------------------------------------------------------------------------------------------------
+
+    @property
+    def relayed_addresses(self) -> tuple[TransportAddress, ...]:
+        """Where peers reach us: one address, or one of each family."""
+        return self._allocated.relayed
+
+    @property
+    def mapped_address(self) -> TransportAddress | None:
+        """Our own address as the server sees it, if it said so."""
+        return self._allocated.mapped
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """The (first) relayed address."""
+        first = self._allocated.relayed[0]
+        kind = IPv4Address if first.family is Family.IPV4 else IPv6Address
+        return kind("UDP", first.host, first.port)
+
+    # --- peers ----------------------------------------------------------------------------------------------------
+
+    def permit(self, host: str) -> Deferred[None]:
+        """Let in what comes from `host`, from any port. Fails with RemoteError where the server refuses."""
+        return self._session.permit(_peer(host, 1))
+
+    def bind(self, host: str, port: int) -> Deferred[None]:
+        """Bind a channel, which includes the permission. Fails with RemoteError where the server refuses."""
+        return self._session.bind(_peer(host, port))
+
+    def write(self, packet: bytes, addr: tuple[str, int] | None = None) -> None:
+        """Send one datagram, at most 65,460 bytes; like any datagram it may be lost. Raises ValueError."""
+        peer = self._connected if addr is None else _peer(*addr)
+        if peer is None:
+            raise ValueError("to whom? Give an address, or connect first")
+        self._session.send(peer, packet)
+
+    def connect(self, host: str, port: int) -> None:
+        """Have but one peer from now on, in both directions."""
+        self._connected = _peer(host, port)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def when_ended(self) -> Deferred[RelaydError | None]:
+        """Fires when the allocation is gone: with what went wrong, or None where it was stopped."""
+        if not self._is_started:
+            return succeed(self._error)
+        waiting: Deferred[RelaydError | None] = Deferred()
+        self._waiting.append(waiting)
+        return waiting
+
+    def stopListening(self) -> Deferred[None]:
+        """Delete the allocation and leave the server; fires when that is done."""
+        return self._session.close()
+
+    def session_ended(self, error: RelaydError | None) -> None:
+        self._is_started = False
+        self._error = error
+        self._protocol.doStop()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(error)
+
+    # --- what comes in --------------------------------------------------------------------------------------------
+
+    def data_received(self, peer: TransportAddress, data: bytes) -> None:
+        if self._connected is not None and peer != self._connected:
+            return
+        try:
+            self._protocol.datagramReceived(data, (peer.host, peer.port))
+        except Exception:
+            self._log.failure("a protocol failed at a datagram")
+
+    # --- what sockets have and relays do not ------------------------------------------------------------------------
+
+    def getBroadcastAllowed(self) -> bool:
+        """Never."""
+        return False
+
+    def setBroadcastAllowed(self, enabled: Any) -> None:
+        """Raises ServerUnavailable if `enabled`: no relay sends to everybody."""
+        if enabled:
+            raise ServerUnavailable("a relay does not broadcast")
+
+
+def _peer(host: str, port: int) -> TransportAddress:
+    try:
+        peer = TransportAddress.parse(host, port)
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
+    if port == 0:
+        raise ValueError("no peer has port 0")
+    return peer

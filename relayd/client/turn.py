@@ -1,0 +1,92 @@
+"""`TurnClient`: from a TURN URI and a user to a relayed address, by way of another server where the first says so."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import AbstractDatagramProtocol
+
+from relayd.address import Family
+from relayd.client.connections import Server
+from relayd.client.relayed import RelayedPort
+from relayd.client.session import Session
+from relayd.client.uri import TurnUri
+from relayd.core import Entropy
+from relayd.errors import ConfigurationError, DecodeError, ServerUnavailable
+from relayd.turn.client import ClientSettings
+from relayd.turn.client_outputs import Redirected
+
+MAX_REDIRECTIONS = 5  # servers that name another one, before this is a circle
+
+
+class TurnClient:
+    """One user of one server. Each `allocate` is a connection and an allocation of its own."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        uri: str | TurnUri,
+        username: str,
+        password: str,
+        *,
+        families: tuple[Family, ...] = (Family.IPV4,),
+        trust_root: Any = None,
+        entropy: Entropy = secrets.token_bytes,
+    ) -> None:
+        """`families` is what the relayed address is to be: one family, or both. `trust_root`, an IOpenSSLTrustRoot, is
+        what TLS certificates are verified by; None: what the platform trusts.
+
+        Raises ConfigurationError for what is no TURN URI.
+        """
+        self.uri = TurnUri.parse(uri) if isinstance(uri, str) else uri
+        self._reactor = reactor
+        self._trust_root = trust_root
+        self._entropy = entropy
+        self._settings = ClientSettings(self.uri.app_connection, username, password, families)
+
+    def allocate(
+        self, protocol: AbstractDatagramProtocol, connected: Callable[[], None] = lambda: None
+    ) -> Deferred[RelayedPort]:
+        """Allocate, and run `protocol` on the relayed address. `connected` is called when the server is reached.
+
+        Fails with RemoteError for what the server refuses (401, 403, 437, 440, 442, 486, 508, ...), ServerUnavailable
+        where there is none, and ConfigurationError for what cannot work. Cancelling closes what is open.
+        """
+        return Deferred.fromCoroutine(self._allocate(protocol, connected))
+
+    async def _allocate(self, protocol: AbstractDatagramProtocol, connected: Callable[[], None]) -> RelayedPort:
+        uri = self.uri
+        server = Server(uri.host, uri.port, uri.app_connection, uri.host)
+        asked: set[tuple[str, int]] = set()
+        while True:
+            asked.add((server.host, server.port))
+            session, result = await self._attempt(server, connected)
+            if not isinstance(result, Redirected):
+                relayed = RelayedPort(session, result, protocol)
+                relayed.start()
+                return relayed
+            await session.close()
+            # RFC 8489 section 10: not to one that was asked already
+            address = result.server
+            if (address.host, address.port) in asked or len(asked) > MAX_REDIRECTIONS:
+                raise ServerUnavailable(f"the servers send us round in a circle; the last word was {address}")
+            server = Server(address.host, address.port, uri.app_connection, result.domain or server.tls_name)
+
+    async def _attempt(self, server: Server, connected: Callable[[], None]) -> tuple[Session, Any]:
+        try:
+            session = Session(self._reactor, self._settings, self._entropy)
+        except DecodeError:
+            raise ConfigurationError("the user name or the password has characters that RFC 8265 disallows") from None
+        try:
+            await session.connect(server, self._trust_root)
+            connected()
+            return session, await session.allocate()
+        except CancelledError:
+            session.close()  # which takes its time; whoever cancels does not want to wait
+            raise
+        except Exception:
+            await session.close()
+            raise
