@@ -14,7 +14,10 @@ from zope.interface import implementer
 from relayd.address import Family, TransportAddress
 from relayd.client.session import Owner, Session
 from relayd.errors import DecodeError, RelaydError, ServerUnavailable
+from relayd.stun.attributes import Icmp
 from relayd.turn.client_outputs import Allocated
+
+_PORT_UNREACHABLE = {Family.IPV4: (3, 3), Family.IPV6: (1, 4)}  # ICMP type and code
 
 
 @implementer(IUDPTransport)
@@ -81,6 +84,11 @@ class RelayedPort(Owner):
         """Have but one peer from now on, in both directions."""
         self._connected = _peer(host, port)
 
+    @property
+    def dropped(self) -> int:
+        """How many datagrams were not sent because the way to the relay was congested."""
+        return self._session.dropped
+
     # --- the end --------------------------------------------------------------------------------------------------
 
     def when_ended(self) -> Deferred[RelaydError | None]:
@@ -98,8 +106,11 @@ class RelayedPort(Owner):
     def session_ended(self, error: RelaydError | None) -> None:
         self._is_started = False
         self._error = error
-        self._protocol.doStop()
         waiting, self._waiting = self._waiting, []
+        try:
+            self._protocol.doStop()
+        except Exception:
+            self._log.failure("a protocol failed at its end")
         for each in waiting:
             each.callback(error)
 
@@ -112,6 +123,13 @@ class RelayedPort(Owner):
             self._protocol.datagramReceived(data, (peer.host, peer.port))
         except Exception:
             self._log.failure("a protocol failed at a datagram")
+
+    def icmp_received(self, peer: TransportAddress, icmp: Icmp) -> None:
+        # As a socket does, a port that is connected says that nobody listens there.
+        if peer == self._connected and icmp[:2] == _PORT_UNREACHABLE[peer.family]:
+            refused = getattr(self._protocol, "connectionRefused", None)
+            if refused is not None:
+                refused()
 
     # --- what sockets have and relays do not ------------------------------------------------------------------------
 

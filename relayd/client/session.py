@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from relayd.address import TransportAddress
-from relayd.client.connections import Connection, Server, connect
+from relayd.client.connections import connect
+from relayd.client.server import Connection, Server
 from relayd.core import Entropy
 from relayd.errors import RelaydError, ServerUnavailable
 from relayd.pump import Pump
@@ -45,8 +46,14 @@ class Session:
         self._allocating: Deferred[out.Allocated | out.Redirected] | None = None
         self._answers: dict[int, Deferred[None]] = {}
         self._has_ended = False
+        self._dropped = 0
         self._is_closed = False
         self._waiting: list[Deferred[None]] = []  # for it to be closed
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams were dropped because the way to the server was congested."""
+        return self._dropped if self._connection is None else self._connection.dropped
 
     async def connect(self, server: Server, trust_root: Any) -> None:
         """Open the way. Fails as `relayd.client.connections.connect` does."""
@@ -129,6 +136,7 @@ class Session:
         if not isinstance(output, out.Allocated):
             self._has_ended = True
             self._pump.stop()
+            self._dropped = self.dropped
             connection, self._connection = self._connection, None
             (succeed(None) if connection is None else connection.close()).addBoth(self._finish)
         if not isinstance(output, out.Ended):

@@ -10,8 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import AbstractDatagramProtocol
 
 from relayd.address import Family
-from relayd.client.connections import Server
 from relayd.client.relayed import RelayedPort
+from relayd.client.server import Server
 from relayd.client.session import Session
 from relayd.client.uri import TurnUri
 from relayd.core import Entropy
@@ -65,15 +65,21 @@ class TurnClient:
             asked.add((server.host, server.port))
             session, result = await self._attempt(server, connected)
             if not isinstance(result, Redirected):
-                relayed = RelayedPort(session, result, protocol)
-                relayed.start()
-                return relayed
+                return await self._start(RelayedPort(session, result, protocol))
             await session.close()
             # RFC 8489 section 10: not to one that was asked already
             address = result.server
             if (address.host, address.port) in asked or len(asked) > MAX_REDIRECTIONS:
                 raise ServerUnavailable(f"the servers send us round in a circle; the last word was {address}")
             server = Server(address.host, address.port, uri.app_connection, result.domain or server.tls_name)
+
+    async def _start(self, relayed: RelayedPort) -> RelayedPort:
+        try:
+            relayed.start()
+        except Exception:
+            await relayed.stopListening()
+            raise
+        return relayed
 
     async def _attempt(self, server: Server, connected: Callable[[], None]) -> tuple[Session, Any]:
         try:
