@@ -92,9 +92,9 @@ def connect_udp(reactor: Any, server: Server, trust_root: Any, receiver: Receive
     """Open a socket to the first address of the server that there is a way to. Fails with ServerUnavailable."""
 
     def open_first(addresses: list[str]) -> Connection:
-        connection = UdpConnection(receiver)
         reason = "the name has no address"
         for address in addresses:
+            connection = UdpConnection(receiver)
             try:
                 connection.open(reactor, address, server.port)
                 return connection

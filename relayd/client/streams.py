@@ -9,7 +9,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.ssl import optionsForClientTLS
@@ -43,6 +43,9 @@ class StreamConnection(StreamProtocol):
         self._cut: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self._transport):
+            # Datagrams must not wait for the acknowledgement of the one before.
+            self._transport.setTcpNoDelay(True)
         self._transport.registerProducer(self, True)
 
     def write(self, data: bytes) -> None:

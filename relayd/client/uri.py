@@ -9,6 +9,8 @@ from typing import NamedTuple
 from relayd.address import AppConnection
 from relayd.errors import ConfigurationError
 
+# Deviation: RFC 5928 section 3 looks for SRV and NAPTR records first, where a URI has no port or no transport. Only
+# addresses are looked up here.
 DEFAULT_PORT = 3478  # RFC 8656 section 5
 DEFAULT_TLS_PORT = 5349
 

@@ -38,6 +38,7 @@ DEFAULT_LIFETIME = 600  # seconds; RFC 8656 section 3.2, for a server that does 
 REFRESH_MARGIN = 60.0  # seconds before the end; a Refresh that is lost again and again takes 39.5 of them
 MIN_REFRESH = 5.0  # seconds between two, however short a lifetime the server grants
 KEEPALIVE = 20.0  # seconds of silence after which a NAT or a proxy may forget us: many do after 30, most after 60
+# Deviation: RFC 8489 section 6.2.1 would have a request wait for 39.5 s, and nobody waits so long to leave.
 CLOSE_PATIENCE = 3.0  # seconds: three transmissions. What is not deleted by then expires by itself.
 
 

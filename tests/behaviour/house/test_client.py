@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import DeferredQueue
 from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.internet.protocol import Protocol as StreamProtocol
@@ -14,10 +15,11 @@ from relayd.address import AppConnection, Family
 from relayd.client import TurnClient, TurnUri
 from relayd.client.relayed import RelayedPort
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
+from relayd.turn.outputs import AllocationRefreshed
 from tests.behaviour.house.suite import HouseCase, certificate
 from tests.support.house import USERS, House
 from tests.support.ports import free_ports
-from tests.support.turn_client import Peer, pause
+from tests.support.turn_client import Peer, eventually, pause
 from tests.support.wires import patiently, reactor
 
 
@@ -37,6 +39,20 @@ class Collector(DatagramProtocol):
         self.is_stopped = True
 
 
+class Names:
+    """A resolver by which every name has the same addresses. The first one is link-local, without a zone."""
+
+    def __init__(self, *hosts: str) -> None:
+        self._hosts = hosts
+
+    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *more: Any, **semantics: Any) -> Any:
+        receiver.resolutionBegan(None)
+        for host in self._hosts:
+            kind = IPv6Address if ":" in host else IPv4Address
+            receiver.addressResolved(kind("UDP", host, port))
+        receiver.resolutionComplete()
+
+
 async def failure_of(waiting: Any) -> BaseException:
     """What an operation, which has to fail, fails with."""
     try:
@@ -49,13 +65,12 @@ async def failure_of(waiting: Any) -> BaseException:
 class ClientCase(HouseCase):
     """A relay, and clients of ours that are closed behind the test."""
 
-    def turn_client(self, password: str = USERS["alice"], **options: Any) -> TurnClient:
+    def turn_client(self, password: str = USERS["alice"], clock: Any = reactor, **options: Any) -> TurnClient:
         address = self.house.address(self.kind, self.host)
-        # By name where there is a certificate for one; IPv6 by address, since localhost may be IPv4 only.
         uri = TurnUri(self.host, address.port, self.kind)
         options.setdefault("trust_root", self.trust_root())
         options.setdefault("families", (Family.IPV4 if self.host == "127.0.0.1" else Family.IPV6,))
-        return TurnClient(reactor, uri, "alice", password, **options)
+        return TurnClient(clock, uri, "alice", password, **options)
 
     def trust_root(self) -> Any:
         pem = certificate().certificate.read_bytes()
@@ -130,6 +145,25 @@ class ClientSuite:
         peer.write(b"from the one", relayed)
         assert (await patiently(collector.received.get()))[0] == b"from the one"
 
+    async def test_longer_than_everything_lasts(self: Any) -> None:
+        """An allocation, a permission and a channel outlive their lifetimes, with not a word from the application."""
+        peer, silent = self.peer(), self.peer("127.0.0.2" if self.host == "127.0.0.1" else self.host)
+        port, collector = await self.relayed(clock=self.house.reactor)
+        (relayed,) = port.relayed_addresses
+        await patiently(port.bind(self.host, peer.address.port))
+        await patiently(port.permit(silent.address.host))
+        for _ in range(100):
+            self.house.reactor.advance(13)
+            await pause()
+            await eventually(lambda: len(port._session._core._requests) == 0)
+        for each in (peer, silent):
+            each.write(b"still there?", relayed)
+            address = (each.address.host, each.address.port)
+            assert await patiently(collector.received.get()) == (b"still there?", address)
+        assert self.house.sessions() == 1
+        assert self.house.end_reasons == []
+        assert len(self.house.recorder.of(AllocationRefreshed)) >= 2
+
     async def test_echo_against_itself(self: Any) -> None:
         """What a relayed address sends to itself comes back through the relay."""
         port, collector = await self.relayed()
@@ -196,6 +230,15 @@ class ClientSuite:
                 port.write(packet, address)
 
 
+class StreamSuite(ClientSuite):
+    """What holds on streams besides."""
+
+    async def test_no_datagram_waits_for_another(self: Any) -> None:
+        """Nagle's algorithm is off: it would hold back a datagram until the one before is acknowledged."""
+        port, _ = await self.relayed()
+        assert port._session._connection.transport.getTcpNoDelay()
+
+
 class UdpClientTests(ClientSuite, ClientCase):
     async def test_nobody_there(self) -> None:
         """A port that nobody listens on is an error at once, and not after all retransmissions."""
@@ -213,6 +256,15 @@ class UdpClientTests(ClientSuite, ClientCase):
         error = await failure_of(TurnClient(reactor, "turn:nowhere.invalid", "alice", "x").allocate(Collector()))
         assert "nowhere.invalid" in str(error)
 
+    async def test_the_first_address_that_there_is_a_way_to(self) -> None:
+        """Of several addresses of a name, those that cannot even be sent to are passed over."""
+        port = self.house.address(self.kind, self.host).port
+        vars(self.house.reactor)["nameResolver"] = Names("fe80::1", "127.0.0.1")
+        uri = f"turn:relay.example.org:{port}"
+        client = TurnClient(self.house.reactor, uri, "alice", USERS["alice"])
+        allocated = await patiently(client.allocate(Collector()))
+        await patiently(allocated.stopListening())
+
     async def test_what_is_not_spoken(self) -> None:
         """A way in that this client does not speak is said so."""
         error = await failure_of(TurnClient(reactor, "turns:127.0.0.1?transport=udp", "a", "b").allocate(Collector()))
@@ -223,7 +275,7 @@ class Udp6ClientTests(ClientSuite, ClientCase):
     host = "::1"
 
 
-class TcpClientTests(ClientSuite, ClientCase):
+class TcpClientTests(StreamSuite, ClientCase):
     kind = AppConnection.TCP
 
     async def test_nobody_there(self) -> None:
@@ -246,12 +298,12 @@ class TcpClientTests(ClientSuite, ClientCase):
         assert "no TURN server" in str(error)
 
 
-class Tcp6ClientTests(ClientSuite, ClientCase):
+class Tcp6ClientTests(StreamSuite, ClientCase):
     kind = AppConnection.TCP
     host = "::1"
 
 
-class TlsClientTests(ClientSuite, ClientCase):
+class TlsClientTests(StreamSuite, ClientCase):
     kind = AppConnection.TLS
 
     async def test_an_unknown_authority(self) -> None:
@@ -268,6 +320,6 @@ class TlsClientTests(ClientSuite, ClientCase):
         assert self.other.sessions() == 0
 
 
-class Tls6ClientTests(ClientSuite, ClientCase):
+class Tls6ClientTests(StreamSuite, ClientCase):
     kind = AppConnection.TLS
     host = "::1"

@@ -1,0 +1,92 @@
+"""`TurnClient` follows servers that name others, though not for ever, and knows whose certificate it wants to see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
+
+from relayd.address import TransportAddress
+from relayd.client.server import Server
+from relayd.client.turn import MAX_REDIRECTIONS, TurnClient
+from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
+from relayd.turn.client_outputs import Redirected
+
+
+class FakeSession:
+    """Counts how often it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> Deferred[None]:
+        self.closed += 1
+        return succeed(None)
+
+
+class RedirectedClient(TurnClient):
+    """Asks nobody: every server names the next one of `answers`."""
+
+    def __init__(self, uri: str, answers: Iterator[Redirected]) -> None:
+        super().__init__(Clock(), uri, "alice", "secret")
+        self.answers = answers
+        self.asked: list[Server] = []
+        self.sessions: list[FakeSession] = []
+
+    async def _attempt(self, server: Server, connected: Callable[[], None]) -> tuple[Any, Any]:
+        self.asked.append(server)
+        self.sessions.append(FakeSession())
+        return self.sessions[-1], next(self.answers)
+
+
+def failure_of(waiting: Deferred[Any]) -> RelaydError:
+    """What an operation fails with, at once."""
+    failures: list[Any] = []
+    waiting.addErrback(failures.append)
+    (failure,) = failures
+    assert isinstance(failure.value, RelaydError)
+    return failure.value
+
+
+def elsewhere(number: int, domain: str | None = None) -> Redirected:
+    return Redirected(TransportAddress.parse(f"192.0.2.{number}", 3478), domain)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([elsewhere(1), elsewhere(1)], 2),
+        ([elsewhere(1), elsewhere(2), elsewhere(1)], 3),
+        ([elsewhere(number) for number in range(1, 20)], MAX_REDIRECTIONS + 1),
+    ],
+)
+def test_a_circle(answers: list[Redirected], asked: int) -> None:
+    """Nobody is asked twice, nor more servers than a sane operator has; and every one of them is left in order."""
+    client = RedirectedClient("turn:relay.example.org", iter(answers))
+    error = failure_of(client.allocate(DatagramProtocol()))
+    assert isinstance(error, ServerUnavailable)
+    assert "circle" in str(error)
+    assert len(client.asked) == asked
+    assert [session.closed for session in client.sessions] == [1] * asked
+
+
+def test_whose_certificate() -> None:
+    """The next server has to prove the name that came with its address, or else the name of the one before."""
+    answers = [elsewhere(1), elsewhere(2, "two.example.org"), elsewhere(3), elsewhere(3)]
+    client = RedirectedClient("turns:relay.example.org", iter(answers))
+    failure_of(client.allocate(DatagramProtocol()))
+    assert [server.tls_name for server in client.asked] == [
+        *("relay.example.org", "relay.example.org", "two.example.org", "two.example.org")
+    ]
+
+
+@pytest.mark.parametrize(("username", "password"), [("alice", ""), ("", "secret"), ("a\x00", "secret")])
+def test_unusable_credentials(username: str, password: str) -> None:
+    """Credentials that STUN cannot carry are an error before anything is opened, and are not repeated in it."""
+    error = failure_of(TurnClient(Clock(), "turn:192.0.2.1", username, password).allocate(DatagramProtocol()))
+    assert isinstance(error, ConfigurationError)
+    assert "secret" not in str(error)
