@@ -37,7 +37,7 @@ from relayd.dataplane.buffers import (
     unpack_sockaddr,
 )
 from relayd.dataplane.flow import Flow
-from relayd.dataplane.libc import Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
+from relayd.dataplane.libc import MSGHDR, Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
 from relayd.dataplane.plane import BUSY, DatagramPath, DatagramPort, DataPlane, PlaneSocket, Relay
 from relayd.interfaces import IDatagramReceiver, IRelayReceiver
 
@@ -54,7 +54,9 @@ _log = Logger()
 
 
 class Route:
-    """What the kernel is told to forward one flow: both sockaddrs, in memory that does not move."""
+    """What the kernel is told to forward one flow, in memory that does not move: both sockaddrs, and for a datagram
+    that comes alone, in the first slot of its inbox, the whole message each way.
+    """
 
     __slots__ = (
         "port",
@@ -65,17 +67,24 @@ class Route:
         "name_size_down",
         "up_most",
         "down_most",
-        "_names",
+        "lone_up",
+        "lone_down",
+        "_block",
     )
 
     def __init__(self, port: BatchedPort, flow: Flow) -> None:
         peer = pack_sockaddr(flow.peer)
         client = pack_sockaddr(flow.client.path.client)
-        self._names = Memory(len(peer) + len(client))
-        self._names.view[:] = peer + client
+        relay: Any = flow.relay
+        block = self._block = Memory(2 * MSGHDR.size + len(peer) + len(client))
+        block.view[2 * MSGHDR.size :] = peer + client
         self.port = port
-        self.peer_at = self._names.at
-        self.client_at = self._names.at + len(peer)
+        self.peer_at = block.at + 2 * MSGHDR.size
+        self.client_at = self.peer_at + len(peer)
+        MSGHDR.pack_into(block.view, 0, self.peer_at, len(peer), port.inbox.gather[0], 1, 0, 0)
+        MSGHDR.pack_into(block.view, MSGHDR.size, self.client_at, len(client), relay.inbox.gather[0], 1, 0, 0)
+        self.lone_up = block.pointer(0)
+        self.lone_down = block.pointer(MSGHDR.size)
         self.name_size_up = len(peer)
         self.name_size_down = len(client)
         # A ChannelData header as a little-endian processor stores it: two halves in network order.
@@ -96,9 +105,15 @@ class BatchedPort(DatagramPort):
         count = recvmmsg(self.fd, inbox.messages[0], SLOTS, 0, _NOTHING)
         if count <= 0:
             return 0
+        flows = self.flows
+        if count == 1 and inbox.lengths[0] >= HEADER:
+            # Paced traffic: what is set up for a batch would cost more than the one datagram.
+            key, size = inbox.first_head()
+            flow = flows.get(key)
+            if flow is not None and inbox.lengths[0] >= size + HEADER and send_lone_up(flow, inbox, size):
+                return 1
         plane: Any = self.plane
         send_up = plane.send_up
-        flows = self.flows
         run: Flow | None = None
         run_key, run_size, run_first, slot = b"", 0, 0, -1
         for (key, size), length in zip(inbox.heads(0, count), inbox.lengths[:count].tolist(), strict=False):
@@ -145,6 +160,8 @@ class BatchedRelay(Relay):
             # Paced traffic, and interleaved flows: what is set up for a run would cost more than the one datagram.
             flow = flows.get(inbox.name(first))
             if flow is not None and flow.plane_state is not None:
+                if plane.one_is_ready and not first and send_lone_down(flow, inbox, inbox.lengths[0]):
+                    return 1
                 plane.queue_down(flow, inbox, first, 1, inbox.lengths[first])
                 inbox.filled = first + 1
                 return 1
@@ -193,6 +210,7 @@ class BatchedPlane(DataPlane):
         self._outbox = Outbox()
         self._queued_port: BatchedPort | None = None
         self.queued: list[tuple[Flow, Inbox, int, int, int]] = []
+        self.one_is_ready = False  # so that nothing can be gained by queueing what it brings
         self.reactor.addReader(self)
 
     # The reactor's side.
@@ -219,6 +237,7 @@ class BatchedPlane(DataPlane):
             events = self._epoll.poll(0, EVENTS_PER_POLL)
             if not events:
                 return
+            self.one_is_ready = len(events) == 1
             for fd, event in events:
                 opened = self._sockets.get(fd)
                 if opened is None:
@@ -257,6 +276,7 @@ class BatchedPlane(DataPlane):
         return pack_sockaddr(peer)
 
     def install_flow(self, flow: Flow) -> None:
+        self._relay_of(flow)  # says so if it is not ours
         client = flow.client
         if isinstance(client, DatagramPath) and isinstance(client.port, BatchedPort) and client.port.plane is self:
             flow.plane_state = Route(client.port, flow)
@@ -367,6 +387,34 @@ class BatchedPlane(DataPlane):
         if name_size not in inboxes:
             inboxes[name_size] = Inbox(name_size, split)
         return inboxes[name_size]
+
+
+def send_lone_up(flow: Flow, inbox: Inbox, size: int) -> bool:
+    """Send the payload in the first slot, of `size` bytes, to the peer. False: to be sent in the ordinary way."""
+    relay: Any = flow.relay
+    if relay.limit is not None:
+        return False
+    route: Any = flow.plane_state
+    inbox.sizes[0] = size
+    if sendmsg(relay.fd, route.lone_up, 0) < 0:
+        return False
+    counters = relay.counters
+    counters.sent_packets += 1
+    counters.sent_bytes += size
+    return True
+
+
+def send_lone_down(flow: Flow, inbox: Inbox, size: int) -> bool:
+    """Send the payload in the first slot, of `size` bytes, to the client. False: to be queued in the ordinary way."""
+    route: Any = flow.plane_state
+    inbox.headers[0] = route.number_word | socket.htons(size) << 16
+    inbox.sizes[0] = size + HEADER
+    if sendmsg(route.port.fd, route.lone_down, 0) < 0:
+        return False
+    counters = flow.relay.counters
+    counters.received_packets += 1
+    counters.received_bytes += size
+    return True
 
 
 def _less_than(size: int, code: int, most: int) -> int:

@@ -113,6 +113,11 @@ class Inbox:
             self._heads.view[first * self._head_size : (first + count) * self._head_size]
         )
 
+    def first_head(self) -> tuple[bytes, int]:
+        """As `heads` if `split`, of the first datagram: for one alone this is quicker."""
+        head = self._heads_raw[: self._head_size]
+        return head[:-2], head[-2] << 8 | head[-1]
+
     def name(self, slot: int) -> bytes:
         """The address of the sender. Only where not `split`: for one datagram this is quicker than `heads`."""
         start = slot * self.name_size
