@@ -92,6 +92,7 @@ class ClientConnection(Protocol):
         self._waiting: list[bytes] = []  # for the one write at the end of this turn
         self._waiting_size = 0
         self._owed = 0
+        self._requests = 0  # served in this turn
         self._held: list[bytes] = []  # messages for the next turn; until then nothing more is read
         self._next_turn: IDelayedCall | None = None
         self._liveness = Liveness(listener.clock.seconds())
@@ -213,6 +214,15 @@ class ClientConnection(Protocol):
 
     # --- within ---
 
+    def _begin_turn(self) -> None:
+        """What is written until `_end_turn` leaves with that, as one piece."""
+        self._receiving = True
+        self._requests = 0
+
+    def _end_turn(self) -> None:
+        self._receiving = False
+        self.flush()
+
     def _serve(self, messages: list[bytes]) -> None:
         """Serve whole messages from the client: now, or behind those that already wait for the next turn."""
         self._liveness.heard = True
@@ -224,7 +234,6 @@ class ClientConnection(Protocol):
     def _take(self, messages: list[bytes]) -> None:
         """As many as one turn of the reactor may have."""
         flows = self.flows
-        requests = 0
         remaining = iter(messages)
         for message in remaining:
             first = message[0]
@@ -235,10 +244,10 @@ class ClientConnection(Protocol):
                     continue
             if self._closing:
                 break
-            if requests == REQUESTS_PER_TURN:
+            if self._requests == REQUESTS_PER_TURN:
                 self._hold([message, *remaining])
                 break
-            requests += 1
+            self._requests += 1
             self._service.receive(self, message)
 
     def _hold(self, messages: list[bytes]) -> None:
@@ -252,10 +261,9 @@ class ClientConnection(Protocol):
         held, self._held = self._held, []
         if self._closing:
             return
-        self._receiving = True
+        self._begin_turn()
         self._take(held)
-        self._receiving = False
-        self.flush()
+        self._end_turn()
         if not self._held and not self._closing:
             transport: Any = self.transport
             transport.resumeProducing()
@@ -346,10 +354,9 @@ class StreamClient(ClientConnection):
             self.abort()
             return
         if messages:
-            self._receiving = True
+            self._begin_turn()
             self._serve(messages)
-            self._receiving = False
-            self.flush()
+            self._end_turn()
 
     def _hand_over(self, waiting: list[bytes]) -> None:
         transport: Any = self.transport
