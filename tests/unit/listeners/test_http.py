@@ -103,6 +103,18 @@ def test_one_connection_many_requests() -> None:
         assert answer.count(b"HTTP/1.1 101 ") == 1
 
 
+def test_a_connection_between_requests() -> None:
+    """Once a whole request came, the idle timeout holds until the next one, and no longer the first-message timeout."""
+    bench = WebBench(first_message_timeout=5.0, idle_timeout=20.0)
+    client, transport = bench.connect()
+    endings = []
+    for seconds in (4, 15, 15, 22):
+        client.dataReceived(request("GET /healthz"))
+        bench.seconds(seconds)
+        endings.append(transport.disconnecting)
+    assert endings == [False, False, False, True]
+
+
 def test_bodies_are_forgotten() -> None:
     """A body of any length is read and dropped: nothing of it is kept, in memory or in a file."""
     bench = WebBench()

@@ -331,15 +331,19 @@ def test_an_idle_connection_is_closed_unless_it_has_an_allocation() -> None:
     """The idle timeout counts from the last whole message, and not for allocations that answer pings."""
     bench = WebBench(first_message_timeout=5.0, idle_timeout=20.0)
     idle, idle_transport = bench.open()
+    busy, busy_transport = bench.open()
     user, user_transport = bench.open()
     for client in (idle, user):
         client.dataReceived(frame(BINARY, BINDING))
     bench.service.allocated.add(user)
-    for _ in range(100):
+    for second in range(100):
         user.dataReceived(frame(PONG))
+        if not second % 15:
+            busy.dataReceived(frame(BINARY, BINDING))
         bench.seconds(1)
     assert bench.service.closed == [idle]
     assert not user_transport.disconnecting
+    assert not busy_transport.disconnecting
     assert idle_transport.disconnecting
 
 
