@@ -108,7 +108,9 @@ class TurnResource(Resource):
             request.setHeader(b"content-type", b"text/plain; charset=us-ascii")
             for name, value in verdict.headers:
                 request.setHeader(name, value)
-            return f"{verdict.text}\n".encode("ascii")
+            body = f"{verdict.text}\n".encode("ascii")
+            request.setHeader(b"content-length", b"%d" % len(body))
+            return b"" if request.method == b"HEAD" else body  # twisted.web logs each body that it has to drop
         request.channel.upgrade(verdict)
         return NOT_DONE_YET
 

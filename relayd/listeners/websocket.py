@@ -209,6 +209,7 @@ class WebClient(ClientConnection):
         if self._frames is not None:
             self._frames.lost()
         super().connectionLost(reason)
+        self._frames = None  # they refer to each other
 
     # --- what HTTP calls ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.logger import capturedLogs
 
 from relayd.listeners.http import MAX_HEADER_SIZE, MAX_HEADERS
 from tests.unit.listeners.web_bench import WebBench, frame, handshake
@@ -74,6 +75,14 @@ def test_turn_without_upgrade() -> None:
     answer = answer_to(request("GET /turn"))
     assert status_of(answer) == 426
     assert b"\r\nUpgrade: websocket\r\n" in answer
+
+
+def test_head_is_not_news() -> None:
+    """HEAD has no body on any path, and nobody can fill the log with it."""
+    with capturedLogs() as events:
+        for path in ("/healthz", "/turn", "/nothing"):
+            assert answer_to(request(f"HEAD {path}")).endswith(b"\r\n\r\n")
+    assert events == []
 
 
 def test_a_hostile_page_is_refused() -> None:

@@ -427,6 +427,17 @@ def test_http_alone_is_no_path() -> None:
     bench.check_nothing_is_left()
 
 
+@pytest.mark.parametrize(
+    "header", ["X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9", "X-Real-IP: 203.0.113.9"]
+)
+def test_forged_forwarding_headers_change_nothing(header: str) -> None:
+    """A client is where its connection comes from, whatever it says of that itself; so are the limits."""
+    bench = WebBench(max_connections_per_source=1)
+    client, _ = bench.open(header)
+    assert client.path.client == TransportAddress.parse("198.51.100.7", 50000)
+    assert bench.connect()[1].aborted
+
+
 @pytest.mark.parametrize("code", [b"", NORMAL, (1001).to_bytes(2) + b"bye"])
 def test_the_client_closes(code: bytes) -> None:
     """Its Close frame is answered with one, the connection closes, and the service hears of it."""
