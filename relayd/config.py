@@ -21,6 +21,8 @@ MAX_REALM = 127  # characters; RFC 8489 section 14.9 asks for fewer than 128
 LOG_FORMATS = ("human", "json")
 TRUSTED_PROXIES = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))  # a proxy on this host
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
 
 @dataclass(frozen=True, slots=True)
 class RelayAddress:
@@ -53,6 +55,7 @@ class ListenerSettings:
     # Per IPv4 address or IPv6 /64: a NAT's users share it, and one user may hold 50.
     max_connections_per_source: int = 200
     trusted_proxies: tuple[Network, ...] = TRUSTED_PROXIES  # whose word on the client's address is taken
+    web_origins: tuple[str, ...] = ()  # of pages that may open a WebSocket here, beside our own; "*": of any page
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Settings:
     max_connections: int = 10_000
     max_connections_per_source: int = 200
     trusted_proxy: tuple[Network, ...] = TRUSTED_PROXIES
+    web_origin: tuple[str, ...] = ()
     policy: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
     observe: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
     data_plane: str | None = None  # None: the best one that this platform has
@@ -139,6 +143,16 @@ def _realm(text: str) -> str:
         raise ConfigurationError(f"not a realm ({why}): write a domain, for example") from None
 
 
+def _origin(text: str) -> str:
+    match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower(), re.ASCII)
+    if text != "*" and match is None:
+        raise ConfigurationError(
+            "not an origin: write scheme, host and any port of its own, such as https://app.example.org, or * for all"
+        )
+    # As browsers write it (RFC 6454 section 6.1): without the scheme's own port.
+    return text.lower().removesuffix(_DEFAULT_PORTS[match[1]]) if match else text
+
+
 def _log_format(text: str) -> str:
     if text not in LOG_FORMATS:
         raise ConfigurationError(f"not a log format: one of {', '.join(LOG_FORMATS)}")
@@ -151,6 +165,7 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
     "allow-peer": parse_cidr,
     "deny-peer": parse_cidr,
     "trusted-proxy": parse_cidr,
+    "web-origin": _origin,
     "policy": _plugin,
     "observe": _plugin,
 }

@@ -87,6 +87,10 @@ class Options(usage.Options, strcred.AuthOptionMixin):
         """* CIDR: proxies that may connect to `haproxy:` endpoints and say who the client is. [default: loopback]"""
         self._collect("trusted-proxy", text)
 
+    def opt_web_origin(self, text: str) -> None:
+        """* ORIGIN: web site whose pages may open a WebSocket here, beside our own; or a * for any."""
+        self._collect("web-origin", text)
+
     def opt_policy(self, text: str) -> None:
         """* TYPE:ARGS: who may allocate, reach whom, and how fast; all must agree; see --help-policy."""
         self._collect("policy", text)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from relayd import __version__
-from relayd.address import AppConnection, Family, TransportAddress
+from relayd.address import AppConnection, TransportAddress
 from relayd.config import RelayAddress
 from relayd.interfaces import IListener
 from relayd.launch.defaults import OneUser
@@ -40,6 +40,9 @@ def announcement(
         lines.append(
             "relayd: all is on loopback, so peers on loopback may be reached; --allow-peer or --deny-peer end that"
         )
+    web_urls = websocket_urls(listeners, relays)
+    if web_urls:
+        lines.append(f"relayd: WebSocket clients reach it at {' '.join(web_urls)}")
     uris = turn_uris(listeners, relays)
     if one_user is not None:
         lines.append("relayd: no --auth was given, so there is one user, for this run; as an entry of iceServers:")
@@ -61,9 +64,18 @@ def turn_uris(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) ->
         scheme, transport = _URIS.get(AppConnection(listener.app_connection), (None, None))
         address = _reachable(listener.addresses, relays) if scheme else None
         if address is not None:
-            host = f"[{address.host}]" if address.family is Family.IPV6 else address.host
-            uris.append(f"{scheme}:{host}:{address.port}?transport={transport}")
+            uris.append(f"{scheme}:{address}?transport={transport}")
     return uris
+
+
+def websocket_urls(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) -> list[str]:
+    """The same for WebSocket. Browsers take these in `new WebSocket(…)`, and not in iceServers."""
+    return [
+        f"{listener.app_connection}://{address}/turn"
+        for listener in listeners
+        if listener.app_connection in (AppConnection.WS, AppConnection.WSS)
+        and (address := _reachable(listener.addresses, relays)) is not None
+    ]
 
 
 def ice_server(uris: Sequence[str], username: str, credential: str) -> str:

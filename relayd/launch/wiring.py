@@ -116,6 +116,7 @@ def build_daemon(
             max_connections=settings.max_connections,
             max_connections_per_source=settings.max_connections_per_source,
             trusted_proxies=settings.trusted_proxy,
+            web_origins=settings.web_origin,
         ),
         opening.opened,
         Console(sys.stdout, sys.stderr),

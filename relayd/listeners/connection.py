@@ -1,13 +1,15 @@
-"""One TURN client on a byte stream: cuts messages out of what arrives, and joins what is to be written.
+"""One TURN client on a connection: who it is, what it may cost, and the joining of what is to be written to it.
 
 Only whole messages count as a sign of life, so that a slow drip of bytes is none. A client that does not read has its
 datagrams dropped, as UDP would, and is disconnected when it leaves more than `MAX_OWED` of responses unread.
+
+`ClientConnection` holds for every connection; `StreamClient` is the one that speaks TURN and nothing else.
 """
 
 from __future__ import annotations
 
 import typing
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport, ITCPTransport
@@ -57,13 +59,13 @@ class ConnectionHost(typing.Protocol):
     def closing(self) -> bool:
         """Whether new connections come too late."""
 
-    def connected(self, client: StreamClient) -> None:
+    def connected(self, client: ClientConnection) -> None:
         """A connection came."""
 
-    def disconnected(self, client: StreamClient) -> None:
+    def disconnected(self, client: ClientConnection) -> None:
         """A connection went."""
 
-    def flush_soon(self, client: StreamClient) -> None:
+    def flush_soon(self, client: ClientConnection) -> None:
         """Call the client's `flush` when this turn of the reactor is over."""
 
     def trusts(self, proxy: TransportAddress | None) -> bool:
@@ -74,8 +76,12 @@ class ConnectionHost(typing.Protocol):
 
 
 @implementer(IClientPath, IPushProducer)
-class StreamClient(Protocol):
-    """One connection, and the path of its client."""
+class ClientConnection(Protocol):
+    """One connection, and the path of its client. Subclasses say how messages lie in its bytes."""
+
+    plain: ClassVar[AppConnection]
+    secure: ClassVar[AppConnection]  # over TLS
+    padded: ClassVar[bool]  # whether ChannelData is padded to four bytes
 
     path: Path  # set by `_identify`, before anybody sees this object
 
@@ -83,16 +89,16 @@ class StreamClient(Protocol):
         self.flows: dict[int, Any] = {}
         self._listener = listener
         self._service = listener.service
-        self._splitter = StreamSplitter()
         self._waiting: list[bytes] = []  # for the one write at the end of this turn
         self._waiting_size = 0
         self._owed = 0
+        self._requests = 0  # served in this turn
         self._held: list[bytes] = []  # messages for the next turn; until then nothing more is read
         self._next_turn: IDelayedCall | None = None
         self._liveness = Liveness(listener.clock.seconds())
         self._closing_since = 0.0
         self._source: bytes | None = None
-        self._admitted = self._identified = self._began = self._receiving = False
+        self._admitted = self._identified = self._receiving = False
         self._paused = self._closing = False
 
     # --- what the transport calls ---
@@ -106,75 +112,12 @@ class StreamClient(Protocol):
         transport: Any = self.transport
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        transport.registerProducer(self, True)
+        self._start(transport)
         if not self._listener.behind_proxy:
             self._identify()
         elif not self._listener.trusts(ip_address(transport.getPeer())):
             # The peer is the proxy as long as its header, which comes ahead of the client's first bytes, is not there.
             self.abort()
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self._ready():
-            return
-        if not self._began and data:
-            # ChannelData needs a channel, a channel an allocation, and that a request on this connection (RFC 8656
-            # section 12): what begins like ChannelData is some other protocol, such as HTTP, whose first letters would
-            # else pass for the header of a long message.
-            if data[0] >= 0x40:
-                self.abort()
-                return
-            self._began = True
-        try:
-            messages = self._splitter.receive(data)
-        except DecodeError:
-            self.abort()
-            return
-        if not messages:
-            return
-        self._liveness.heard = True
-        if self._held:
-            self._held += messages  # TLS had them already
-        else:
-            self._take(messages)
-
-    def _take(self, messages: list[bytes]) -> None:
-        """Serve messages, as many as one turn of the reactor may have."""
-        self._receiving = True
-        flows = self.flows
-        requests = 0
-        remaining = iter(messages)
-        for message in remaining:
-            first = message[0]
-            if first >= 0x40:
-                flow = flows.get(first << 8 | message[1])
-                if flow is not None:
-                    flow.relay.send(flow.peer, message[4:])
-                    continue
-            if self._closing:
-                break
-            if requests == REQUESTS_PER_TURN:
-                self._hold([message, *remaining])
-                break
-            requests += 1
-            self._service.receive(self, message)
-        self._receiving = False
-        self.flush()
-
-    def _hold(self, messages: list[bytes]) -> None:
-        self._held = messages
-        transport: Any = self.transport
-        transport.pauseProducing()
-        self._next_turn = self._listener.clock.callLater(0, self._go_on)
-
-    def _go_on(self) -> None:
-        self._next_turn = None
-        held, self._held = self._held, []
-        if self._closing:
-            return
-        self._take(held)
-        if not self._held and not self._closing:
-            transport: Any = self.transport
-            transport.resumeProducing()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._closing = True
@@ -187,7 +130,7 @@ class StreamClient(Protocol):
             self._listener.admission.leave()
         if self._source is not None:
             self._listener.admission.release(self._source)
-        if self._identified:
+        if self._is_path():
             self._service.path_closed(self)
         self._listener.disconnected(self)
 
@@ -207,14 +150,14 @@ class StreamClient(Protocol):
         """See `IClientPath.send`."""
         if self._closing or (self._paused and not self._may_owe(data)):
             return False
-        self._write(data)
+        self._write(self.framed(data))
         return True
 
     def send_channel_data(self, number: int, payload: bytes) -> bool:
         """See `IClientPath.send_channel_data`."""
         if self._paused or self._closing:
             return False
-        self._write(encode_channel_data(number, payload, padded=True))
+        self._write(self.framed(encode_channel_data(number, payload, padded=self.padded)))
         return True
 
     def send_from(self, source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
@@ -223,14 +166,8 @@ class StreamClient(Protocol):
 
     def close(self) -> None:
         """Close once everything written is sent, or `CLOSE_GRACE` is over."""
-        if self._closing:
-            return
-        self.flush()
-        self._closing = True
-        self._closing_since = self._listener.clock.seconds()
-        transport: Any = self.transport
-        transport.unregisterProducer()  # or TLS would wait for it
-        transport.loseConnection()
+        if not self._closing:
+            self._hang_up()
 
     # --- what the listener calls ---
 
@@ -247,11 +184,7 @@ class StreamClient(Protocol):
             return
         waiting, self._waiting = self._waiting, []
         self._waiting_size = 0
-        transport: Any = self.transport
-        if isinstance(transport, TLSMemoryBIOProtocol):
-            write_records(transport, waiting)
-        else:
-            transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+        self._hand_over(waiting)
 
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""
@@ -262,10 +195,90 @@ class StreamClient(Protocol):
         elif self._liveness.has_expired(now, self._listener.settings) and not self._is_in_use():
             self.close()
 
+    # --- what a subclass says ---
+
+    def framed(self, message: bytes) -> bytes:
+        """One whole message as it goes on the wire: here, as it is."""
+        return message
+
+    def _start(self, transport: Any) -> None:
+        transport.registerProducer(self, True)
+
+    def _is_path(self) -> bool:
+        """Whether the service may have heard of it."""
+        return self._identified
+
+    def _hand_over(self, waiting: list[bytes]) -> None:
+        transport: Any = self.transport
+        transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+
     # --- within ---
 
+    def _begin_turn(self) -> None:
+        """What is written until `_end_turn` leaves with that, as one piece."""
+        self._receiving = True
+        self._requests = 0
+
+    def _end_turn(self) -> None:
+        self._receiving = False
+        self.flush()
+
+    def _serve(self, messages: list[bytes]) -> None:
+        """Serve whole messages from the client: now, or behind those that already wait for the next turn."""
+        self._liveness.heard = True
+        if self._held:
+            self._held += messages  # TLS had them already, or they came in one segment
+        else:
+            self._take(messages)
+
+    def _take(self, messages: list[bytes]) -> None:
+        """As many as one turn of the reactor may have."""
+        flows = self.flows
+        remaining = iter(messages)
+        for message in remaining:
+            first = message[0]
+            if first >= 0x40:
+                flow = flows.get(first << 8 | message[1])
+                if flow is not None:
+                    flow.relay.send(flow.peer, message[4:])
+                    continue
+            if self._closing:
+                break
+            if self._requests == REQUESTS_PER_TURN:
+                self._hold([message, *remaining])
+                break
+            self._requests += 1
+            self._service.receive(self, message)
+
+    def _hold(self, messages: list[bytes]) -> None:
+        self._held = messages
+        transport: Any = self.transport
+        transport.pauseProducing()
+        self._next_turn = self._listener.clock.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        held, self._held = self._held, []
+        if self._closing:
+            return
+        self._begin_turn()
+        self._take(held)
+        self._end_turn()
+        if not self._held and not self._closing:
+            transport: Any = self.transport
+            transport.resumeProducing()
+
+    def _hang_up(self) -> None:
+        self.flush()
+        if not self._closing:
+            self._closing = True
+            self._closing_since = self._listener.clock.seconds()
+        transport: Any = self.transport
+        transport.unregisterProducer()  # or TLS would wait for it
+        transport.loseConnection()
+
     def _is_in_use(self) -> bool:
-        return self._identified and self._service.has_allocation(self)
+        return self._is_path() and self._service.has_allocation(self)
 
     def _ready(self) -> bool:
         return not self._closing and (self._identified or self._identify())
@@ -288,8 +301,7 @@ class StreamClient(Protocol):
                 return False
             self._source = source
         secure = ISSLTransport.providedBy(transport)
-        app_connection = AppConnection.TLS if secure else AppConnection.TCP
-        self.path = Path(FiveTuple(client, server, TCP), app_connection)
+        self.path = Path(FiveTuple(client, server, TCP), self.secure if secure else self.plain)
         self._identified = True
         return True
 
@@ -311,3 +323,44 @@ class StreamClient(Protocol):
             self.abort()
             return False
         return True
+
+
+class StreamClient(ClientConnection):
+    """STUN and ChannelData one behind the other (RFC 8656 section 2.1), over TCP or TLS."""
+
+    plain = AppConnection.TCP
+    secure = AppConnection.TLS
+    padded = True
+
+    def __init__(self, listener: ConnectionHost) -> None:
+        super().__init__(listener)
+        self._splitter = StreamSplitter()
+        self._began = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._ready():
+            return
+        if not self._began and data:
+            # ChannelData needs a channel, a channel an allocation, and that a request on this connection (RFC 8656
+            # section 12): what begins like ChannelData is some other protocol, such as HTTP, whose first letters would
+            # else pass for the header of a long message.
+            if data[0] >= 0x40:
+                self.abort()
+                return
+            self._began = True
+        try:
+            messages = self._splitter.receive(data)
+        except DecodeError:
+            self.abort()
+            return
+        if messages:
+            self._begin_turn()
+            self._serve(messages)
+            self._end_turn()
+
+    def _hand_over(self, waiting: list[bytes]) -> None:
+        transport: Any = self.transport
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            write_records(transport, waiting)
+        else:
+            super()._hand_over(waiting)

@@ -7,7 +7,8 @@ to write in one turn of the reactor.
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -17,14 +18,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.address import AppConnection, TransportAddress
+from relayd.address import TransportAddress
 from relayd.config import ListenerSettings
 from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
 from relayd.listeners.accept_log import AcceptLog
 from relayd.listeners.admission import Admission
-from relayd.listeners.connection import LOCAL_NETWORK, StreamClient, ip_address
+from relayd.listeners.connection import LOCAL_NETWORK, ClientConnection, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
 
@@ -33,12 +34,16 @@ SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is wo
 _PROXIED = "haproxy:"
 _SAFE_METHODS = frozenset({"TLS_METHOD", "SSLv23_METHOD"})  # these leave the minimum, TLS 1.2, to Twisted
 
+Listener = TypeVar("Listener", bound="StreamListener")
+
 
 @implementer(IListener, IProtocolNegotiationFactory, ILoggingContext)
 class StreamListener(ServerFactory):
-    """One stream endpoint and its connections. `listen_stream` makes it."""
+    """One stream endpoint and its connections, which are made by `connection`. `open_stream` opens it."""
 
     kind = "turn"
+    connection: type[ClientConnection] = StreamClient
+    alpn: Sequence[bytes] = ALPN
     noisy = False
     _log = Logger()
 
@@ -48,11 +53,11 @@ class StreamListener(ServerFactory):
         self.settings = settings
         self.admission = Admission(settings)
         self.behind_proxy = description.startswith(_PROXIED)
-        self.app_connection = _expected_connection(description).value
+        self.app_connection = (self.connection.secure if _is_tls(description) else self.connection.plain).value
         self._endpoint = description
         self._port: IListeningPort | None = None
-        self._clients: set[StreamClient] = set()
-        self._to_flush: list[StreamClient] = []
+        self._clients: set[ClientConnection] = set()
+        self._to_flush: list[ClientConnection] = []
         self._flush_call: IDelayedCall | None = None
         self._sweep_call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
@@ -74,15 +79,14 @@ class StreamListener(ServerFactory):
         """What Twisted's port calls us when it logs that it starts, which no `noisy` prevents."""
         return f"{self.kind}={self._endpoint}"
 
-    def buildProtocol(self, addr: Any) -> StreamClient:
+    def buildProtocol(self, addr: Any) -> ClientConnection:
         # Never None, which Twisted's TLS and PROXY wrappers do not take for an answer: refusals come in connectionMade.
-        return StreamClient(self)
+        return self.connection(self)
 
-    def listening(self, port: IListeningPort) -> StreamListener:
+    def listening(self, port: IListeningPort) -> None:
         """The endpoint is open."""
         self._port = port
         AcceptLog(self.description, self.clock).attach(port)
-        return self
 
     def close(self) -> Deferred[None]:
         """Stop accepting and close all connections, by force after `CLOSE_GRACE`."""
@@ -102,24 +106,24 @@ class StreamListener(ServerFactory):
         return self._empty is not None
 
     def acceptableProtocols(self) -> list[bytes]:
-        """ALPN (RFC 7443), for endpoints with TLS. A client without ALPN is served as well.
+        """ALPN (RFC 7443 for TURN), for endpoints with TLS. A client without ALPN is served as well.
 
         A client that offers other protocols only is refused by Twisted with a fatal alert, as RFC 7301 has it.
         """
-        return list(ALPN)
+        return list(self.alpn)
 
-    def connected(self, client: StreamClient) -> None:
+    def connected(self, client: ClientConnection) -> None:
         """A connection came."""
         self._clients.add(client)
         if self._sweep_call is None:
             self._sweep_call = self.clock.callLater(SWEEP_INTERVAL, self._sweep)
 
-    def disconnected(self, client: StreamClient) -> None:
+    def disconnected(self, client: ClientConnection) -> None:
         """A connection went."""
         self._clients.discard(client)
         self._settle()
 
-    def flush_soon(self, client: StreamClient) -> None:
+    def flush_soon(self, client: ClientConnection) -> None:
         """Call the client's `flush` when this turn of the reactor is over."""
         self._to_flush.append(client)
         if self._flush_call is None:
@@ -184,7 +188,11 @@ def listen_stream(
     description: str, reactor: Any, service: IRelayService, settings: ListenerSettings
 ) -> Deferred[StreamListener]:
     """Listen on a stream endpoint of Twisted or of one of its plugins. Fails with ConfigurationError."""
-    listener = StreamListener(description, reactor, service, settings)
+    return open_stream(StreamListener(description, reactor, service, settings), description, reactor)
+
+
+def open_stream(listener: Listener, description: str, reactor: Any) -> Deferred[Listener]:
+    """Open a listener, and give it. Fails with ConfigurationError."""
 
     def listen() -> Deferred[IListeningPort]:
         _refuse_old_tls(description)
@@ -198,8 +206,8 @@ def listen_stream(
             endpoint = serverFromString(ports, description)
         else:
             endpoint = serverFromString(reactor, description)
-        opened: Deferred[IListeningPort] = endpoint.listen(listener)
-        return opened
+        listening: Deferred[IListeningPort] = endpoint.listen(listener)
+        return listening
 
     def explain(failure: Failure) -> Failure:
         # An endpoint plugin may fail with anything at all.
@@ -208,7 +216,11 @@ def listen_stream(
             return failure
         return Failure(cannot_listen(description, error))
 
-    return maybeDeferred(listen).addCallbacks(listener.listening, explain)
+    def opened(port: IListeningPort) -> Listener:
+        listener.listening(port)
+        return listener
+
+    return maybeDeferred(listen).addCallbacks(opened, explain)
 
 
 def _refuse_old_tls(description: str) -> None:
@@ -217,6 +229,5 @@ def _refuse_old_tls(description: str) -> None:
         raise ConfigurationError(f"{description}: sslmethod={method} would change the TLS versions: leave it out")
 
 
-def _expected_connection(description: str) -> AppConnection:
-    prefix = description.removeprefix(_PROXIED).partition(":")[0]
-    return AppConnection.TLS if prefix in ("ssl", "tls") else AppConnection.TCP
+def _is_tls(description: str) -> bool:
+    return description.removeprefix(_PROXIED).partition(":")[0] in ("ssl", "tls")

@@ -7,11 +7,13 @@ import struct
 from relayd.errors import DecodeError
 
 CHANNEL_HEADER_SIZE = 4
+STUN_HEADER_SIZE = 20
 MIN_CHANNEL = 0x4000
 # Deviation: RFC 8656 section 12 ends at 0x4FFF; clients of RFC 5766 (coturn's among them) pick from twice as many
 # bits, and nothing else that reaches our ports begins with 0x50 to 0x7F (RFC 7983).
 MAX_CHANNEL = 0x7FFF
 
+_MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 _CHANNEL_HEADER = struct.Struct("!HH")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
@@ -36,6 +38,37 @@ def decode_channel_data(data: bytes) -> tuple[int, bytes]:
     if CHANNEL_HEADER_SIZE + size > len(data):
         raise DecodeError("ChannelData longer than what carries it")
     return number, data[CHANNEL_HEADER_SIZE : CHANNEL_HEADER_SIZE + size]
+
+
+def split_message(data: bytes) -> list[bytes]:
+    """The STUN and ChannelData messages in one message of a transport that keeps its boundaries, such as WebSocket.
+
+    Usually that is one; where there are several, each but the last is padded to four bytes. ChannelData comes out
+    without its padding. Raises DecodeError unless all of `data` is whole messages, and at least one.
+    """
+    messages = []
+    at, size = 0, len(data)
+    while True:
+        if size - at < CHANNEL_HEADER_SIZE:
+            raise DecodeError("less than a message")
+        end = at + _size_of(data, at)
+        if end > size:
+            raise DecodeError("a message that is not whole")
+        messages.append(data[at:end])
+        at = end + (at - end) % 4
+        if at >= size:
+            return messages
+
+
+def _size_of(data: bytes, at: int) -> int:
+    """How long the message is that begins there, by its own account. Raises DecodeError if none can begin so."""
+    first = data[at]
+    length = data[at + 2] << 8 | data[at + 3]
+    if first < 0x40 and not length & 3 and _MAGIC_COOKIE.startswith(data[at + 4 : at + 8]):
+        return STUN_HEADER_SIZE + length
+    if 0x40 <= first < 0x80:
+        return CHANNEL_HEADER_SIZE + length
+    raise DecodeError("neither STUN nor ChannelData")
 
 
 class StreamSplitter:
@@ -69,8 +102,8 @@ class StreamSplitter:
             first = data[at]
             length = data[at + 2] << 8 | data[at + 3]
             if first < 0x40:
-                end = step = at + 20 + length
-                if length & 3 or not b"\x21\x12\xa4\x42".startswith(data[at + 4 : at + 8]):
+                end = step = at + STUN_HEADER_SIZE + length
+                if length & 3 or not _MAGIC_COOKIE.startswith(data[at + 4 : at + 8]):
                     raise DecodeError("neither STUN nor ChannelData")
             elif first < 0x80:
                 end = at + CHANNEL_HEADER_SIZE + length

@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from relayd.interfaces import IListener, IListenerFactory
 from relayd.listeners.dtls import open_dtls
 from relayd.listeners.turn import TurnListenerFactory
 from relayd.listeners.udp import open_udp
+from relayd.listeners.web_factory import WebListenerFactory
 from relayd.local_addresses import is_link_local, local_addresses
 from tests.support.certificate import make_certificate
 from tests.support.wire import BINDING, REQUEST
@@ -114,8 +116,56 @@ class Plugins(TestCase):
     """The plugin file."""
 
     def test_the_factory_is_found(self) -> None:
-        """Twisted's plugin system finds the kind `turn`."""
-        assert "turn" in [plugin.kind for plugin in getPlugins(IListenerFactory)]
+        """Twisted's plugin system finds the kinds `turn` and `web`."""
+        assert {"turn", "web"} <= {plugin.kind for plugin in getPlugins(IListenerFactory)}
+
+    def test_a_relay_without_websocket_loads_none(self) -> None:
+        """Autobahn and twisted.web stay out of a process that lists all kinds and listens with another one."""
+        program = (
+            "import sys; from twisted.plugin import getPlugins; from relayd.interfaces import IListenerFactory;"
+            "kinds = [plugin.kind for plugin in getPlugins(IListenerFactory)]; assert 'web' in kinds;"
+            "assert not {'autobahn', 'twisted.web.http'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+class Web(ListenerTest):
+    """Endpoints of the kind `web`."""
+
+    async def test_what_cannot_be_opened_says_why(self) -> None:
+        """A datagram endpoint is none for a web site, and a port in use is one line as it is for every kind."""
+        factory: Any = WebListenerFactory("relayd.web.pages.make_pages")
+        taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(taken.close)
+        endpoints = [
+            "udp:0",
+            "dtls:0",
+            f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1",
+            "ssl:0:privateKey=/none.pem",
+        ]
+        for endpoint in endpoints:
+            with pytest.raises(ConfigurationError) as refusal:
+                await factory.listen(endpoint, reactor, self.service, self.plane, ListenerSettings())
+            assert str(refusal.value).startswith(endpoint)
+            assert "\n" not in str(refusal.value)
+
+    async def test_unix(self) -> None:
+        """A web proxy on the same host may come through a Unix socket."""
+        path = self.directory / "web.socket"
+        factory: Any = WebListenerFactory("relayd.web.pages.make_pages")
+        listener = await factory.listen(f"unix:{path}", reactor, self.service, self.plane, ListenerSettings())
+        self.addCleanup(listener.close)
+        assert listener.description == f"ws unix:{path}"
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+
+        def healthz() -> bytes:
+            with client:
+                client.settimeout(PATIENCE)
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return client.recv(1000)
+
+        assert (await self.in_thread(healthz)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 class Streams(ListenerTest):

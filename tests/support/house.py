@@ -28,6 +28,7 @@ from tests.support.certificate import Certificate
 
 REALM = "example.org"
 USERS = {"alice": "correct-horse", "bob": "battery-staple"}
+WEB = (AppConnection.WS, AppConnection.WSS)
 HOSTS = ("127.0.0.1", "::1")
 
 
@@ -90,13 +91,15 @@ class House:
         self._ways = [
             (AppConnection(kind), host)
             for host in HOSTS
-            for kind in (AppConnection.UDP, AppConnection.TCP, AppConnection.TLS, AppConnection.DTLS)
+            for kind in (AppConnection.UDP, AppConnection.TCP, AppConnection.TLS, AppConnection.DTLS, *WEB)
         ]
         words = {"udp": "udp:0", "tcp": "tcp:0", "tls": f"ssl:0:{keys}", "dtls": f"dtls:0:{keys}"}
+        words |= {"ws": words["tcp"], "wss": words["tls"]}
         relays = [TransportAddress.parse(host, 0) for host in HOSTS]
         defaults: dict[str, Any] = {
             "listen": tuple(
-                ("turn", f"{words[kind]}:interface={host}".replace("::1", r"\:\:1")) for kind, host in self._ways
+                ("web" if kind in WEB else "turn", f"{words[kind]}:interface={host}".replace("::1", r"\:\:1"))
+                for kind, host in self._ways
             ),
             "realm": REALM,
             "relay_address": tuple(RelayAddress(address, address) for address in relays),

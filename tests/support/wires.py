@@ -1,4 +1,4 @@
-"""How a test client's messages reach a relay in the same process: UDP, TCP, TLS and DTLS on the shared reactor."""
+"""How a test client's messages reach a relay in the same process: each way in, on the shared reactor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from OpenSSL import SSL
 from twisted.internet import reactor as the_reactor
 from twisted.internet.defer import Deferred
@@ -148,6 +149,56 @@ class DtlsWire:
             self._below.write(datagram)
 
 
+class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn is not typed
+    """A WebSocket, over TCP or TLS. `code` is the code of the Close frame that came, if one did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: Callable[[bytes], None] = lambda data: None
+        self.closed: Deferred[None] = Deferred()
+        self.opened: Deferred[None] = Deferred()
+        self.code: int | None = None
+
+    @property
+    def local(self) -> TransportAddress:
+        host: Any = self.transport.getHost()
+        return TransportAddress.parse(host.host, host.port)
+
+    def onOpen(self) -> None:
+        self.opened.callback(None)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        assert isBinary
+        self.received(payload)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self.code = code
+        if not self.opened.called:
+            self.opened.errback(ConnectionError(reason))
+        self.closed.callback(None)
+
+    def write(self, data: bytes) -> None:
+        if not self.closed.called:
+            self.sendMessage(data, isBinary=True)
+
+    def close(self) -> Any:
+        if not self.closed.called:
+            self.sendClose()
+        return self.closed
+
+
+class WebSocketWireFactory(WebSocketClientFactory):  # type: ignore[misc]
+    """Makes them; `settings` go to Autobahn's factory."""
+
+    protocol = WebSocketWire
+    noisy = False
+
+    def __init__(self, path: str = "/turn", **settings: Any) -> None:
+        super().__init__(f"ws://localhost{path}", reactor=reactor, **settings)
+        # No timers: they would be left behind in the reactor. `patiently` has one.
+        self.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
+
+
 async def connect(kind: AppConnection, server: TransportAddress, certificate: Certificate) -> Any:
     """A `Wire` of that kind to the relay, ready for messages. TLS trusts that certificate and no other."""
     if kind is AppConnection.UDP:
@@ -158,9 +209,13 @@ async def connect(kind: AppConnection, server: TransportAddress, certificate: Ce
         return wire
     kind_of_endpoint = TCP4ClientEndpoint if len(server.ip) == 4 else TCP6ClientEndpoint
     endpoint: Any = kind_of_endpoint(reactor, server.host, server.port)
-    if kind is AppConnection.TLS:
+    if kind in (AppConnection.TLS, AppConnection.WSS):
         trusted = TrustRoot.loadPEM(certificate.certificate.read_bytes())
         endpoint = wrapClientTLS(optionsForClientTLS("localhost", trustRoot=trusted), endpoint)
+    if kind in (AppConnection.WS, AppConnection.WSS):
+        websocket: Any = await endpoint.connect(WebSocketWireFactory())
+        await patiently(websocket.opened)
+        return websocket
     return await connectProtocol(endpoint, StreamWire())
 
 

@@ -1,5 +1,7 @@
 """The ways in that come with relayd."""
 
 from relayd.listeners.turn import TurnListenerFactory
+from relayd.listeners.web_factory import WebListenerFactory
 
 turn = TurnListenerFactory()
+web = WebListenerFactory("relayd.web.pages.make_pages")

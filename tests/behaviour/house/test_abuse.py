@@ -287,6 +287,14 @@ class SlowTlsReaderTests(SlowReaderTests):
     kind = AppConnection.TLS
 
 
+class SlowWsReaderTests(SlowReaderTests):
+    kind = AppConnection.WS
+
+
+class SlowWssReaderTests(SlowReaderTests):
+    kind = AppConnection.WSS
+
+
 class HostileNameTests(HouseCase):
     """User names that would like to be more than a name."""
 

@@ -36,3 +36,17 @@ class BatchedDtlsTests(DatagramSuite, HouseCase):
 
 class BatchedDtls6Tests(BatchedDtlsTests):
     host = "::1"
+
+
+class BatchedWsTests(HouseSuite, HouseCase):
+    data_plane = "batched"
+    kind = AppConnection.WS
+
+
+class BatchedWs6Tests(BatchedWsTests):
+    host = "::1"
+
+
+class BatchedWssTests(HouseSuite, HouseCase):
+    data_plane = "batched"
+    kind = AppConnection.WSS

@@ -32,3 +32,15 @@ class PortableDtlsTests(DatagramSuite, HouseCase):
 
 class PortableDtls6Tests(PortableDtlsTests):
     host = "::1"
+
+
+class PortableWsTests(HouseSuite, HouseCase):
+    kind = AppConnection.WS
+
+
+class PortableWs6Tests(PortableWsTests):
+    host = "::1"
+
+
+class PortableWssTests(HouseSuite, HouseCase):
+    kind = AppConnection.WSS

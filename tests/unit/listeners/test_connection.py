@@ -100,6 +100,8 @@ class Port:
 class Bench:
     """A listener on a simulated clock, and its connections."""
 
+    transport_class: type[Transport] = Transport
+
     def __init__(self, description: str = "tcp:3478", address: Any = SERVER, **settings: Any) -> None:
         self.clock = Clock()
         self.service = FakeService()
@@ -110,7 +112,7 @@ class Bench:
         self.listener.listening(port)
 
     def connect(self, peer: Any = CLIENT, host: Any = SERVER, *, tls: bool = False) -> tuple[Any, Transport]:
-        transport = Transport(self.clock, peer, host)
+        transport = self.transport_class(self.clock, peer, host)
         if not isinstance(host, UNIXAddress):
             directlyProvides(transport, ITCPTransport)
         if tls:

@@ -6,7 +6,7 @@ import pytest
 
 from relayd.errors import DecodeError
 from relayd.stun import attributes as a
-from relayd.stun.framing import StreamSplitter, decode_channel_data, encode_channel_data
+from relayd.stun.framing import StreamSplitter, decode_channel_data, encode_channel_data, split_message
 from relayd.stun.message import MAX_MESSAGE, Class, Method, encode
 
 STUN = encode(Method.ALLOCATE, Class.REQUEST, bytes(12), [(a.REQUESTED_TRANSPORT, 17), (a.SOFTWARE, "abc")])
@@ -48,6 +48,46 @@ class TestChannelData:
         """Numbers outside 0x4000 to 0x7FFF are no channel."""
         with pytest.raises(DecodeError):
             decode_channel_data(number.to_bytes(2, "big") + bytes(2))
+
+
+class TestSplitMessage:
+    """One message of WebSocket, as a rule one of ours."""
+
+    @pytest.mark.parametrize("message", [STUN, b"\x40\x00\x00\x05hello", b"\x4f\xff\x00\x00"])
+    def test_one(self, message: bytes) -> None:
+        """One whole message is one, padded or not."""
+        assert split_message(message) == [message]
+        assert split_message(message + bytes(-len(message) % 4)) == [message]
+
+    def test_several(self) -> None:
+        """Several come out in order, ChannelData without its padding, which the last one need not have."""
+        messages = [STUN, b"\x40\x00\x00\x05hello", b"\x4f\xff\x00\x00", STUN, b"\x40\x01\x00\x03abc"]
+        joined = STUN + b"\x40\x00\x00\x05hello\0\0\0" + b"\x4f\xff\x00\x00" + STUN + b"\x40\x01\x00\x03abc"
+        assert split_message(joined) == messages
+        assert split_message(joined + b"\0") == messages
+
+    def test_truncated_anywhere(self) -> None:
+        """What is cut off within a message is a DecodeError, and so is nothing at all."""
+        for size in range(len(STUN)):
+            with pytest.raises(DecodeError):
+                split_message(STUN[:size])
+        for size in range(1, len(STUN)):
+            with pytest.raises(DecodeError):
+                split_message(STUN + STUN[:size])
+
+    @pytest.mark.parametrize(
+        "garbage", [b"\x80\0\0\0", b"\xff" * 40, b"\0\1\0\0HTTP" + bytes(40), b"\0\1\0\3\x21\x12\xa4\x42"]
+    )
+    def test_garbage(self, garbage: bytes) -> None:
+        """Bytes that can begin no message are a DecodeError, wherever they stand, and nothing before them counts."""
+        for data in (garbage, STUN + garbage):
+            with pytest.raises(DecodeError):
+                split_message(data)
+
+    def test_unpadded_in_the_middle(self) -> None:
+        """ChannelData without padding ahead of another message is no message: it would be a guess where that begins."""
+        with pytest.raises(DecodeError):
+            split_message(b"\x40\x00\x00\x01a" + STUN)
 
 
 class TestStreamSplitter:

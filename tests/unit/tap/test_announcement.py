@@ -10,7 +10,7 @@ import pytest
 
 from relayd.address import TransportAddress
 from relayd.config import RelayAddress
-from relayd.launch.announcement import READY, announcement, turn_uris
+from relayd.launch.announcement import READY, announcement, turn_uris, websocket_urls
 from relayd.launch.defaults import OneUser
 
 
@@ -48,6 +48,26 @@ def relay(bound: str, advertised: str) -> RelayAddress:
 def test_uris_are_what_clients_write(app_connection: str, hosts: list[str], uris: list[str]) -> None:
     """RFC 7065 URIs with an address that a client can reach: if there are several, the one that it will be told."""
     assert turn_uris([listener(app_connection, *hosts)], [relay("10.0.0.5", "198.51.100.7")]) == uris
+
+
+@pytest.mark.parametrize(
+    ("app_connection", "hosts", "urls"),
+    [
+        ("ws", ["127.0.0.1"], ["ws://127.0.0.1:3478/turn"]),
+        ("wss", ["::1"], ["wss://[::1]:3478/turn"]),
+        ("wss", ["0.0.0.0"], ["wss://198.51.100.7:3478/turn"]),
+        ("tcp", ["127.0.0.1"], []),
+        ("ws", [], []),
+    ],
+)
+def test_websocket_urls_are_apart(app_connection: str, hosts: list[str], urls: list[str]) -> None:
+    """WebSocket URLs are printed for those who open one, and not among the `iceServers`, which refuse them."""
+    listeners, relays = [listener(app_connection, *hosts)], [relay("10.0.0.5", "198.51.100.7")]
+    assert websocket_urls(listeners, relays) == urls
+    lines = announcement(listeners, relays, "portable", False, OneUser())
+    assert [line for line in lines if urls and urls[0] in line] == [
+        f"relayd: WebSocket clients reach it at {url}" for url in urls
+    ]
 
 
 def test_one_user_is_printed_as_ice_servers_entry() -> None:

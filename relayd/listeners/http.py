@@ -1,0 +1,131 @@
+"""HTTP on the connections of a `web` listener until they become WebSockets: twisted.web, with its edges taken off.
+
+Twisted's site would time connections out with a delayed call each, keep a log of its own, and take request bodies of
+any size into files. Here the listener sweeps, nobody logs, and bodies are read and forgotten.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any, Protocol
+
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from relayd.listeners.handshake import Handshake, Refusal, is_upgrade, judge
+
+TURN_PATH = b"turn"
+MAX_HEADERS = 64  # per request; browsers send about fifteen, and proxies add a few
+MAX_HEADER_SIZE = 16_384  # bytes of request line and headers together, cookies of a shared host name among them
+
+
+class Upgradable(Protocol):
+    """The connection below."""
+
+    def heard(self) -> None:
+        """A whole request has come."""
+
+    def upgrade(self, handshake: Handshake) -> None:
+        """From here on it is a WebSocket."""
+
+    def early(self, data: bytes) -> None:
+        """Bytes behind the request that upgraded."""
+
+    def hang_up(self) -> None:
+        """The last answer is written."""
+
+
+class WebRequest(Request):
+    """One request. Nothing here takes a body, so none is kept."""
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Forget it."""
+
+    def process(self) -> None:
+        channel: Any = self.channel
+        channel.connection.heard()
+        super().process()  # type: ignore[no-untyped-call]
+
+    def render(self, resrc: Any) -> None:
+        self.responseHeaders.removeHeader(b"server")
+        self.setHeader(b"x-content-type-options", b"nosniff")  # type: ignore[no-untyped-call]
+        super().render(resrc)  # type: ignore[no-untyped-call]
+
+
+class WebChannel(HTTPChannel):
+    """The HTTP part of one connection."""
+
+    requestFactory = WebRequest
+    maxHeaders = MAX_HEADERS
+    totalHeadersSize = MAX_HEADER_SIZE
+    timeOut = None  # the listener sweeps
+
+    def __init__(self, connection: Upgradable, site: Site) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.connection = connection
+        self.site = self.factory = site
+        self._upgraded = False
+
+    def upgrade(self, handshake: Handshake) -> None:
+        self._upgraded = True
+        self.connection.upgrade(handshake)
+
+    def loseConnection(self) -> None:
+        self.connection.hang_up()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.connection.hang_up()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self._upgraded:
+            self.connection.early(data)
+        else:
+            super().rawDataReceived(data)
+
+
+class TurnResource(Resource):
+    """Where a WebSocket to the relay opens."""
+
+    isLeaf = True
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._origins = origins
+
+    def render(self, request: Any) -> Any:
+        verdict: Handshake | Refusal
+        if request.postpath:  # segments behind ours
+            verdict = Refusal(404, "There is nothing here.")
+        else:
+            verdict = judge(request.method, request.clientproto, request.requestHeaders, self._origins)
+        if isinstance(verdict, Refusal):
+            request.setResponseCode(verdict.status, HTTPStatus(verdict.status).phrase.encode("ascii"))
+            request.setHeader(b"content-type", b"text/plain; charset=us-ascii")
+            for name, value in verdict.headers:
+                request.setHeader(name, value)
+            body = f"{verdict.text}\n".encode("ascii")
+            request.setHeader(b"content-length", b"%d" % len(body))
+            return b"" if request.method == b"HEAD" else body  # twisted.web logs each body that it has to drop
+        request.channel.upgrade(verdict)
+        return NOT_DONE_YET
+
+
+class WebSite(Site):
+    """The pages, and among them `/turn`. It is never listened with: a listener has its own connections."""
+
+    def __init__(self, pages: Resource, origins: tuple[str, ...], clock: Any) -> None:
+        super().__init__(pages, timeout=None, reactor=clock)  # type: ignore[no-untyped-call]
+        self._turn = TurnResource(origins)
+        pages.putChild(TURN_PATH, self._turn)
+
+    def getResourceFor(self, request: Any) -> Any:
+        # The one client of this protocol in the wild takes `/`, unless it is told otherwise.
+        if request.path == b"/" and is_upgrade(request.requestHeaders):
+            request.postpath = []
+            return self._turn
+        return super().getResourceFor(request)  # type: ignore[no-untyped-call]

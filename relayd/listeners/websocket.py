@@ -1,0 +1,324 @@
+"""TURN over WebSocket (draft-chenxin-behave-turn-websocket): a binary message carries one STUN or ChannelData message.
+
+Several whole messages in one, padded to four bytes, are taken too. Autobahn reads the frames; it is given neither the
+transport nor a clock, so that every limit, every timeout and every write is ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relayd.address import AppConnection
+from relayd.errors import DecodeError
+from relayd.listeners.connection import ClientConnection
+from relayd.listeners.handshake import VERSION, Handshake
+from relayd.listeners.http import WebChannel
+from relayd.listeners.liveness import Liveness
+from relayd.stun.framing import split_message
+from relayd.stun.message import MAX_MESSAGE
+
+if TYPE_CHECKING:
+    from relayd.listeners.web import WebListener
+
+MAX_LINGERING = 262_144  # bytes that are read and dropped while a client finishes its last message and hears why
+PING_INTERVAL = 25.0  # seconds: web proxies give up connections on which a server says nothing for 60
+PONG_TIMEOUT = 20.0  # seconds after a ping in which something, not necessarily the pong, has to come
+
+# RFC 6455 section 7.4.1
+GOING_AWAY = 1001
+UNSUPPORTED_DATA = 1003
+INVALID_PAYLOAD = 1007
+
+_BINARY = b"\x82"  # one whole, unmasked binary message (RFC 6455 section 5.2)
+
+
+class _OnlyFaults:
+    """What Autobahn is given for a log: that strangers break the rules is no news, that it is broken itself is."""
+
+    _log = Logger(namespace="autobahn")
+
+    def error(self, message: str, **values: Any) -> None:
+        self._log.error(message, **values)
+
+    def debug(self, *message: Any, **values: Any) -> None:
+        """Nobody wants to know."""
+
+    info = warn = debug
+
+
+class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not typed
+    """Reads and writes the frames of one connection. Knows nothing of TURN."""
+
+    log = _OnlyFaults()
+
+    def __init__(self, connection: WebClient, factory: WebSocketServerFactory, subprotocol: str | None) -> None:
+        super().__init__()
+        self.factory = factory
+        self._connection = connection
+        self._subprotocol = subprotocol
+        self._message = bytearray()
+
+    def open(self, key: bytes) -> None:
+        """Answer a handshake that has been judged already."""
+        self._connectionMade()
+        headers = [
+            b"GET /turn HTTP/1.1",
+            b"Host: relay",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Version: " + VERSION,
+            b"Sec-WebSocket-Key: " + key,
+        ]
+        if self._subprotocol is not None:
+            headers.append(b"Sec-WebSocket-Protocol: " + self._subprotocol.encode("ascii"))
+        self.received(b"\r\n".join(headers) + b"\r\n\r\n")
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self._dataReceived(data)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._connectionLost(None)
+
+    def is_speaking(self) -> bool:
+        """Whether no Close frame has been sent or answered yet."""
+        return bool(self.state == self.STATE_OPEN)
+
+    def end(self, code: int, reason: str = "") -> None:
+        """Send a Close frame, unless one was sent."""
+        if self.is_speaking():
+            self.sendCloseFrame(code, reason.encode("ascii"))
+
+    def fail(self, code: int, reason: str) -> None:
+        """The same, and listen to nothing more that the client says (RFC 6455 section 7.1.7)."""
+        if self.is_speaking():
+            self._fail_connection(code, reason)
+
+    # --- what Autobahn calls for want of a transport ---
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        self._connection.write(data)
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+        self._connection.closing()
+
+    def unregisterProducer(self) -> None:
+        """The connection does that when it hangs up."""
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        self._connection.hang_up()
+
+    # --- what it hears ---
+
+    def onConnect(self, request: Any) -> str | None:
+        return self._subprotocol
+
+    def _onOpen(self) -> None:
+        """It would look for a TLS channel and for certificates."""
+
+    def onPing(self, payload: bytes) -> None:
+        # A client that does not read gets no pongs, of which it could ask for any number.
+        if not self._connection.is_paused:
+            self.sendPong(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Bytes came, which is all that was asked for."""
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        self._message = bytearray()
+        if not isBinary:
+            self.fail(UNSUPPORTED_DATA, "binary messages only")
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        # Autobahn would keep a list of the pieces, in which a message of very many very small ones takes megabytes.
+        if not self.failedByMe:
+            self._message += payload
+
+    def onMessageEnd(self) -> None:
+        message, self._message = self._message, bytearray()
+        if self.is_speaking():
+            self._connection.message_received(bytes(message))
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        """The connection knows."""
+
+
+def make_frames_factory(clock: Any) -> WebSocketServerFactory:
+    """What Autobahn wants to know once for all connections of a listener: above all, that no timer is its own."""
+    factory = WebSocketServerFactory(server="", reactor=clock)
+    factory.setProtocolOptions(
+        versions=[int(VERSION)],
+        webStatus=False,
+        utf8validateIncoming=False,  # text is refused whatever it says
+        maxFramePayloadSize=MAX_MESSAGE,  # several messages in one share that
+        maxMessagePayloadSize=MAX_MESSAGE,
+        failByDrop=False,  # the client is to hear the code
+        openHandshakeTimeout=0,
+        closeHandshakeTimeout=0,
+        autoPingInterval=0,
+        autoPingTimeout=0,
+        tcpNoDelay=True,
+        perMessageCompressionAccept=_no_compression,
+    )
+    return factory
+
+
+def _no_compression(offers: object) -> None:
+    """What is relayed is encrypted as a rule; and a small message must not become a large one."""
+
+
+class WebClient(ClientConnection):
+    """One connection to the site, which speaks HTTP until it becomes a WebSocket, and only then is a path."""
+
+    plain = AppConnection.WS
+    secure = AppConnection.WSS
+    padded = False
+
+    def __init__(self, listener: WebListener) -> None:
+        super().__init__(listener)
+        self._frames_factory = listener.frames_factory
+        self._http: WebChannel | None = WebChannel(self, listener.site)
+        self._frames: Frames | None = None
+        self._arrived = False  # anything, since the last sweep
+        self._lingering = 0
+        self._next_ping = self._give_up = 0.0
+
+    # --- what the transport calls ---
+
+    def dataReceived(self, data: bytes) -> None:
+        self._arrived = True
+        self._begin_turn()
+        if self._frames is not None:
+            self._feed(self._frames, data)
+        elif self._http is not None and self._ready():
+            self._http.dataReceived(data)  # type: ignore[no-untyped-call]
+        self._end_turn()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        if self._http is not None:
+            self._http.connectionLost(reason)  # type: ignore[no-untyped-call]
+            self._http = None
+        if self._frames is not None:
+            self._frames.lost()
+        super().connectionLost(reason)
+        self._frames = None  # they refer to each other
+
+    # --- what HTTP calls ---
+
+    def heard(self) -> None:
+        """A whole request has come."""
+        self._liveness.heard = True
+
+    def upgrade(self, handshake: Handshake) -> None:
+        """See `relayd.listeners.http.Upgradable`."""
+        http, self._http = self._http, None
+        assert http is not None  # there is no second upgrade
+        http.connectionLost(Failure(ConnectionDone()))  # type: ignore[no-untyped-call]
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.registerProducer(self, True)
+        transport.resumeProducing()
+        now = self._listener.clock.seconds()
+        self._liveness = Liveness(now)
+        self._next_ping = now + PING_INTERVAL
+        self._frames = Frames(self, self._frames_factory, handshake.subprotocol)
+        self._frames.open(handshake.key)
+
+    def early(self, data: bytes) -> None:
+        """Frames that the client sent without waiting for the answer to its handshake."""
+        if self._frames is not None:
+            self._feed(self._frames, data)
+
+    # --- what the frames call ---
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client does not read."""
+        return self._paused
+
+    def write(self, data: bytes) -> None:
+        """Frames, for the end of this turn."""
+        self._write(data)
+
+    def closing(self) -> None:
+        """A Close frame was sent: there is nothing more to say."""
+        if not self._closing:
+            self._closing = True
+            self._closing_since = self._listener.clock.seconds()
+
+    def hang_up(self) -> None:
+        """Nothing more is to be said, in HTTP or between the frames."""
+        self._hang_up()
+
+    def message_received(self, data: bytes) -> None:
+        """A whole binary message."""
+        frames = self._frames
+        assert frames is not None  # it is the one that calls
+        try:
+            messages = split_message(data)
+        except DecodeError:
+            frames.fail(INVALID_PAYLOAD, "not whole STUN or ChannelData messages")
+            return
+        self._serve(messages)
+
+    # --- what the service and the listener call ---
+
+    def framed(self, message: bytes) -> bytes:
+        size = len(message)
+        if size < 126:
+            return _BINARY + size.to_bytes(1) + message
+        if size < 65_536:
+            return _BINARY + b"\x7e" + size.to_bytes(2) + message
+        return _BINARY + b"\x7f" + size.to_bytes(8) + message
+
+    def close(self) -> None:
+        """Say goodbye, and close once the client has answered, or `CLOSE_GRACE` is over."""
+        if self._frames is None:
+            super().close()
+        elif not self._closing:
+            self._frames.end(GOING_AWAY)
+            self.flush()
+
+    def sweep(self, now: float) -> None:
+        """End the connection if it is silent, closing or dead for too long; see that it does not look idle."""
+        if self._frames is not None and not self._closing:
+            self._ping(self._frames, now)
+        super().sweep(now)
+
+    # --- within ---
+
+    def _start(self, transport: Any) -> None:
+        if self._http is not None:
+            # It registers itself as the producer.
+            self._http.makeConnection(transport)  # type: ignore[no-untyped-call]
+
+    def _is_path(self) -> bool:
+        return self._frames is not None
+
+    def _feed(self, frames: Frames, data: bytes) -> None:
+        if self._closing:
+            self._lingering += len(data)
+            if self._lingering > MAX_LINGERING:
+                self.abort()
+                return
+        frames.received(data)
+
+    def _ping(self, frames: Frames, now: float) -> None:
+        if self._arrived:
+            self._arrived = False
+            self._give_up = 0.0
+        if self._give_up and now >= self._give_up:
+            self.abort()
+        elif now >= self._next_ping:
+            self._next_ping = now + PING_INTERVAL
+            self._give_up = now + PONG_TIMEOUT
+            if not self._paused:  # else there is enough under way that waits for an acknowledgement
+                frames.sendPing()

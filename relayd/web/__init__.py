@@ -1,0 +1,1 @@
+"""The HTTP site that a `web` listener serves beside its WebSocket."""
