@@ -6,7 +6,7 @@ transport nor a clock, so that every limit, every timeout and every write is our
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.error import ConnectionDone
@@ -15,15 +15,12 @@ from twisted.python.failure import Failure
 
 from relayd.address import AppConnection
 from relayd.errors import DecodeError
-from relayd.listeners.connection import ClientConnection
+from relayd.listeners.connection import ClientConnection, ConnectionHost
 from relayd.listeners.handshake import VERSION, Handshake
-from relayd.listeners.http import WebChannel
+from relayd.listeners.http import WebChannel, WebSite
 from relayd.listeners.liveness import Liveness
 from relayd.stun.framing import split_message
 from relayd.stun.message import MAX_MESSAGE
-
-if TYPE_CHECKING:
-    from relayd.listeners.web import WebListener
 
 MAX_LINGERING = 262_144  # bytes that are read and dropped while a client finishes its last message and hears why
 PING_INTERVAL = 25.0  # seconds: web proxies give up connections on which a server says nothing for 60
@@ -175,6 +172,13 @@ def _no_compression(offers: object) -> None:
     """What is relayed is encrypted as a rule; and a small message must not become a large one."""
 
 
+class WebHost(ConnectionHost, Protocol):
+    """What a connection to the site needs of the listener that accepted it."""
+
+    site: WebSite
+    frames_factory: Any
+
+
 class WebClient(ClientConnection):
     """One connection to the site, which speaks HTTP until it becomes a WebSocket, and only then is a path."""
 
@@ -182,7 +186,7 @@ class WebClient(ClientConnection):
     secure = AppConnection.WSS
     padded = False
 
-    def __init__(self, listener: WebListener) -> None:
+    def __init__(self, listener: WebHost) -> None:
         super().__init__(listener)
         self._frames_factory = listener.frames_factory
         self._http: WebChannel | None = WebChannel(self, listener.site)
