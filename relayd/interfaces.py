@@ -151,7 +151,7 @@ class IPeerTransport(Interface):
 
     transport: int = Attribute("IP protocol number: 17 or 6.")
     families: frozenset[Family] = Attribute("Address families for which relayed addresses are configured.")
-    default_family: Family = Attribute("For an Allocate that asks for none: IPv4 where there is any.")
+    default_family: Family = Attribute("Listed first: IPv4 where there is any.")
 
     def open(family: Family, receiver: IRelayReceiver, even_port: bool = False, reserve_next: bool = False) -> Any:
         """Open one relayed address.

@@ -1,1 +1,1 @@
-"""The TURN and STUN server core (RFC 8489, 8656, 5780), sans-IO."""
+"""The TURN and STUN cores, server and client (RFC 8489, 8656, 5780), sans-IO."""
