@@ -3,7 +3,7 @@
 Theory of operation. All sockets are in an epoll set of the plane's own; the reactor watches that set's one descriptor,
 because a reactor event per socket would cost more than the packets. A turn takes what is ready, batch by batch (see
 `relayd.dataplane.buffers`). Within a batch, neighbours of one flow and one size are a run, which leaves as one
-UDP_SEGMENT send.
+UDP_SEGMENT send. When very many come one by one, they are left to gather (see `relayd.dataplane.moderation`).
 
 Up (client to peer) a run is sent at once, for each relay has a socket of its own. Down (peer to client) runs are queued
 over all relays that are ready and leave together in one sendmmsg, for clients share a socket. Everything that is queued
@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import time
 from collections.abc import Hashable
 from typing import Any
 
@@ -38,6 +39,7 @@ from relayd.dataplane.buffers import (
 )
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.libc import MSGHDR, Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
+from relayd.dataplane.moderation import PAUSE, Moderation
 from relayd.dataplane.plane import BUSY, DatagramPath, DatagramPort, DataPlane, PlaneSocket, Relay
 from relayd.interfaces import IDatagramReceiver, IRelayReceiver
 
@@ -211,6 +213,7 @@ class BatchedPlane(DataPlane):
         self._queued_port: BatchedPort | None = None
         self.queued: list[tuple[Flow, Inbox, int, int, int]] = []
         self.one_is_ready = False  # so that nothing can be gained by queueing what it brings
+        self._moderation = Moderation(self.seconds())
         self.reactor.addReader(self)
 
     # The reactor's side.
@@ -232,11 +235,14 @@ class BatchedPlane(DataPlane):
             _log.failure("The data plane failed on a batch")
 
     def _turn(self) -> None:
+        moderation = self._moderation
+        if moderation.pauses:
+            time.sleep(PAUSE)
         budget = DATAGRAMS_PER_TURN
         while budget > 0 and not self._closed:
             events = self._epoll.poll(0, EVENTS_PER_POLL)
             if not events:
-                return
+                break
             self.one_is_ready = len(events) == 1
             for fd, event in events:
                 opened = self._sockets.get(fd)
@@ -247,6 +253,8 @@ class BatchedPlane(DataPlane):
                     self.flush()
                     opened.read_errors()
             self.flush()
+        if moderation.served(DATAGRAMS_PER_TURN - budget):
+            moderation.judge(self.seconds())
 
     # The plane's side.
 
