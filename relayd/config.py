@@ -18,8 +18,10 @@ from relayd.turn.peer_rules import Network, parse_cidr
 
 DEFAULT_PORT = 3478  # RFC 8656 section 2.1: TURN over UDP and TCP
 MAX_REALM = 127  # characters; RFC 8489 section 14.9 asks for fewer than 128
+NOBODY = "none"
 LOG_FORMATS = ("human", "json")
-TRUSTED_PROXIES = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))  # a proxy on this host
+LOOPBACK = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
+TRUSTED_PROXIES = LOOPBACK  # a proxy on this host
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -56,6 +58,8 @@ class ListenerSettings:
     max_connections_per_source: int = 200
     trusted_proxies: tuple[Network, ...] = TRUSTED_PROXIES  # whose word on the client's address is taken
     web_origins: tuple[str, ...] = ()  # of pages that may open a WebSocket here, beside our own; "*": of any page
+    status_from: tuple[Network, ...] = LOOPBACK  # who may read the pages for the operator
+    status: Any = None  # the `relayd.interfaces.IRelayStatus` that those pages show; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Settings:
     max_connections_per_source: int = 200
     trusted_proxy: tuple[Network, ...] = TRUSTED_PROXIES
     web_origin: tuple[str, ...] = ()
+    status_from: tuple[Network, ...] = LOOPBACK
     policy: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
     observe: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
     data_plane: str | None = None  # None: the best one that this platform has
@@ -153,6 +158,10 @@ def _origin(text: str) -> str:
     return text.lower().removesuffix(_DEFAULT_PORTS[match[1]]) if match else text
 
 
+def _status_from(text: str) -> Network | None:
+    return None if text == NOBODY else parse_cidr(text)
+
+
 def _log_format(text: str) -> str:
     if text not in LOG_FORMATS:
         raise ConfigurationError(f"not a log format: one of {', '.join(LOG_FORMATS)}")
@@ -166,6 +175,7 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
     "deny-peer": parse_cidr,
     "trusted-proxy": parse_cidr,
     "web-origin": _origin,
+    "status-from": _status_from,
     "policy": _plugin,
     "observe": _plugin,
 }
@@ -189,6 +199,11 @@ SINGLE: dict[str, Callable[[str], Any]] = {
 
 def make_settings(read: dict[str, Any]) -> Settings:
     """From read values by option name; what is missing keeps its default. ConfigurationError for a contradiction."""
+    networks = read.get("status-from", ())
+    if None in networks:
+        if len(networks) > 1:
+            raise ConfigurationError(f"--status-from {NOBODY} stands beside others: give it alone, or leave it out")
+        read = {**read, "status-from": ()}
     settings = Settings(**{name.replace("-", "_"): value for name, value in read.items()})
     if settings.default_lifetime > settings.max_lifetime:
         raise ConfigurationError(

@@ -315,6 +315,17 @@ class IAllocationObserver(Interface):
         """Something happened."""
 
 
+class IRelayStatus(Interface):
+    """What the pages for the operator show. `launch` makes it; listeners only carry it to the pages of their site."""
+
+    version: str = Attribute("Of relayd.")
+    data_plane: str = Attribute("The name of the data plane.")
+    started: float = Attribute("Seconds since 1970.")
+    listeners: list[IListener] = Attribute("The ways in that are open.")
+    relay_addresses: Any = Attribute("The `relayd.config.RelayAddress`es that are relayed from.")
+    statistics: Any = Attribute("The `relayd.observers.statistics.Statistics` of this relay.")
+
+
 class IAllocationObserverFactory(Interface):
     """Plugin: an observer, as `--observe TYPE:ARGS`."""
 

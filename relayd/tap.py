@@ -91,6 +91,10 @@ class Options(usage.Options, strcred.AuthOptionMixin):
         """* ORIGIN: web site whose pages may open a WebSocket here, beside our own; or a * for any."""
         self._collect("web-origin", text)
 
+    def opt_status_from(self, text: str) -> None:
+        """* CIDR: who may read the status page and the metrics; or none. [default: loopback]"""
+        self._collect("status-from", text)
+
     def opt_policy(self, text: str) -> None:
         """* TYPE:ARGS: who may allocate, reach whom, and how fast; all must agree; see --help-policy."""
         self._collect("policy", text)

@@ -12,9 +12,7 @@ from relayd.config import DEFAULT_PORT, RelayAddress
 from relayd.errors import ConfigurationError, DecodeError
 from relayd.listeners.endpoint import split_arguments
 from relayd.local_addresses import default_source, has_ipv6_loopback
-from relayd.turn.peer_rules import parse_cidr
 
-LOOPBACK = (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
 # Endpoint types whose interface can be read off the description, with the one that they take when none is written.
 _DEFAULT_INTERFACES = {"udp": "0.0.0.0", "dtls": "0.0.0.0", "tcp": "0.0.0.0", "ssl": "0.0.0.0", "tcp6": "::"}
 _PASSWORD_BYTES = 16  # written in hexadecimal, so that no character means anything to a shell

@@ -13,7 +13,7 @@ from twisted.cred.checkers import ICredentialsChecker
 
 from relayd.address import AppConnection, Family, TransportAddress
 from relayd.auth.realm import Authenticator
-from relayd.config import ListenerSettings, RelayAddress, RelaySettings, Settings
+from relayd.config import LOOPBACK, ListenerSettings, RelayAddress, RelaySettings, Settings
 from relayd.dataplane.hairpin import Hairpin
 from relayd.errors import ConfigurationError
 from relayd.interfaces import (
@@ -31,7 +31,6 @@ from relayd.interfaces import (
 from relayd.launch.announcement import announcement
 from relayd.launch.daemon import Console, RelayDaemon
 from relayd.launch.defaults import (
-    LOOPBACK,
     OneUser,
     default_relay_addresses,
     default_ways_in,
@@ -117,6 +116,7 @@ def build_daemon(
             max_connections_per_source=settings.max_connections_per_source,
             trusted_proxies=settings.trusted_proxy,
             web_origins=settings.web_origin,
+            status_from=settings.status_from,
         ),
         opening.opened,
         Console(sys.stdout, sys.stderr),

@@ -14,6 +14,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from relayd.address import Path, TransportAddress
 from relayd.listeners.handshake import Handshake, Refusal, is_upgrade, judge
 
 TURN_PATH = b"turn"
@@ -21,8 +22,14 @@ MAX_HEADERS = 64  # per request; browsers send about fifteen, and proxies add a 
 MAX_HEADER_SIZE = 16_384  # bytes of request line and headers together, cookies of a shared host name among them
 
 
+# What proxies write into the requests that they pass on (RFC 7239, RFC 9110 section 7.6.3, and what was there before).
+FORWARDING = (b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip")
+
+
 class Upgradable(Protocol):
     """The connection below."""
+
+    path: Path
 
     def heard(self) -> None:
         """A whole request has come."""
@@ -45,6 +52,20 @@ class WebRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Forget it."""
+
+    @property
+    def client_address(self) -> TransportAddress | None:
+        """Who asks; None where a proxy was on the way that does not say, or is not to be believed.
+
+        A request of HTTP/1.0 counts as one through a proxy: nginx speaks that to its upstreams, and by default says
+        nothing else that tells its requests from those of a client on its own host.
+        """
+        headers = self.requestHeaders
+        if self.clientproto == b"HTTP/1.0" or any(headers.hasHeader(name) for name in FORWARDING):
+            return None
+        channel: Any = self.channel
+        connection: Upgradable = channel.connection
+        return connection.path.client
 
     def process(self) -> None:
         channel: Any = self.channel

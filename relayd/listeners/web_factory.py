@@ -16,7 +16,7 @@ from relayd.listeners.stream import open_stream
 
 @implementer(IPlugin, IListenerFactory)
 class WebListenerFactory:
-    """`pages` names what makes the root of the site: this room does not know the one in which the pages are."""
+    """`pages` names what makes the root of a site from its listener's settings: this room does not know the pages."""
 
     kind = "web"
     argument_format = (
@@ -39,6 +39,6 @@ class WebListenerFactory:
 
         pages: Any = namedAny(self._pages)
         opened: Deferred[Any] = open_stream(
-            WebListener(endpoint, reactor, service, settings, pages()), endpoint, reactor
+            WebListener(endpoint, reactor, service, settings, pages(settings)), endpoint, reactor
         )
         return opened

@@ -71,7 +71,8 @@ class WebBench(Bench):
         super().__init__(description, address, **settings)
         service: Any = self.service
         port: Any = self.port
-        self.listener = WebListener(description, self.clock, service, ListenerSettings(**settings), make_pages())
+        chosen = ListenerSettings(**settings)
+        self.listener = WebListener(description, self.clock, service, chosen, make_pages(chosen))
         self.listener.listening(port)
 
     def open(self, *more: str, peer: Any = CLIENT, tls: bool = False) -> tuple[Any, Any]:
