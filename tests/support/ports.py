@@ -34,6 +34,12 @@ def is_free(port: int, hosts: Iterable[str] = LOOPBACK) -> bool:
     return True
 
 
+def is_listening(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a connection to that TCP port is accepted."""
+    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
 def free_ports(run: int = 1) -> int:
     """The first of `run` consecutive ports that are free, as `is_free` means it. The first one is even."""
     for _ in range(_ATTEMPTS):

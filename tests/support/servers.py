@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.support import wire
 from tests.support.certificate import Certificate
-from tests.support.ports import family_of, free_ports, is_free
+from tests.support.ports import free_ports, is_free, is_listening
 from tests.support.process import Process
 from tests.support.tools import require
 
@@ -49,7 +48,7 @@ class TurnServer:
     def answers(self, patience: float = 1.0) -> bool:
         """Whether a Binding request over UDP is answered on IPv4 and IPv6, and both TCP ports accept."""
         return all(
-            self._binds(host, patience) and _accepts(host, self.plain) and _accepts(host, self.secure)
+            self._binds(host, patience) and is_listening(self.plain, host) and is_listening(self.secure, host)
             for host in ("127.0.0.1", "::1")
         )
 
@@ -59,11 +58,6 @@ class TurnServer:
                 return client.ask(wire.BINDING, []).kind == wire.SUCCESS
             except OSError:  # refused as long as nobody listens, or out of patience
                 return False
-
-
-def _accepts(host: str, port: int) -> bool:
-    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
-        return probe.connect_ex((host, port)) == 0
 
 
 def _ready(server: TurnServer) -> TurnServer:

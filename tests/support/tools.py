@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -15,6 +16,11 @@ DEBIAN_PACKAGES = {
     "turnutils_stunclient": "coturn",
     "turnutils_natdiscovery": "coturn",
     "chromium": "chromium",
+    "nginx": "nginx",
+    "haproxy": "haproxy",
+    "caddy": "caddy",
+    "apache2": "apache2-bin",
+    "squid": "squid",
 }
 
 
@@ -27,7 +33,15 @@ def missing(what: str) -> NoReturn:
 
 def require(program: str) -> str:
     """The path of `program`; where it is not installed, `missing` names the package that brings it."""
-    path = shutil.which(program)
+    # Debian keeps servers where the PATH of an ordinary user does not lead.
+    path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
     if path is None:
         missing(f"{program}, of the Debian package {DEBIAN_PACKAGES.get(program, program)}")
     return path
+
+
+def require_file(path: str, package: str) -> Path:
+    """The same for a part of a program that is a file of its own, of that package."""
+    if not Path(path).exists():
+        missing(f"{path}, of the Debian package {package}")
+    return Path(path)
