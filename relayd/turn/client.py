@@ -38,6 +38,9 @@ DEFAULT_LIFETIME = 600  # seconds; RFC 8656 section 3.2, for a server that does 
 REFRESH_MARGIN = 60.0  # seconds before the end; a Refresh that is lost again and again takes 39.5 of them
 MIN_REFRESH = 5.0  # seconds between two, however short a lifetime the server grants
 KEEPALIVE = 20.0  # seconds of silence after which a NAT or a proxy may forget us: many do after 30, most after 60
+# Seconds without a word from the server until it is asked for one. A server that restarted or a network that is gone
+# say nothing, and proxies cut what is silent in their direction for 60.
+SILENCE = 45.0
 # Deviation: RFC 8489 section 6.2.1 would have a request wait for 39.5 s, and nobody waits so long to leave.
 CLOSE_PATIENCE = 3.0  # seconds: three transmissions. What is not deleted by then expires by itself.
 
@@ -77,11 +80,13 @@ class TurnClientCore:
         self._authentication = ClientAuthentication(settings.username, settings.password)
         app_connection = settings.app_connection
         self._requests = ClientRequests(self._authentication, app_connection.is_datagram, entropy, self._outputs)
-        self._peers = ClientPeers(self._requests, app_connection.is_stream, entropy, self._outputs)
+        self._peers = ClientPeers(self._requests, app_connection.is_stream, entropy, self._outputs, self._failed)
         self._state = _State.NEW
         self._deadlines: Deadlines[_Due] = Deadlines()
         self._last_id = 0
         self._sent_at = 0.0
+        self._heard_at = 0.0
+        self._refresh_at = 0.0
         self._expires = 0.0
 
     # --- what the shell asks --------------------------------------------------------------------------------------
@@ -148,8 +153,10 @@ class TurnClientCore:
             if data and 0x40 <= data[0] <= 0x7F:
                 if self.is_allocated:
                     self._peers.receive_channel_data(data)
+                    self._heard_at = now
                 return
             message = decode(data)
+            self._heard_at = now
             if message.cls in (Class.SUCCESS, Class.ERROR):
                 self._requests.receive(message, now)
             elif message.cls is Class.INDICATION and message.method == Method.DATA and self.is_allocated:
@@ -183,7 +190,7 @@ class TurnClientCore:
         """Send again, renew and give up what is due."""
         for due in self._deadlines.due(now):
             if due is _Due.REFRESH:
-                self._requests.ask(Method.REFRESH, [], self._refreshed, self._not_refreshed, now)
+                self._refresh(now)
             elif due is _Due.KEEPALIVE:
                 self._keep_alive(now)
             elif due is _Due.GIVE_UP_CLOSING:
@@ -205,12 +212,24 @@ class TurnClientCore:
         self._deadlines.set(_Due.KEEPALIVE, now + KEEPALIVE)
         self._outputs.append(Allocated(relayed, mapped, lifetime))
 
+    def _refresh(self, now: float) -> None:
+        """Refresh, because it is time to or because nothing was heard of the server for long."""
+        if now < self._next_refresh():
+            self._deadlines.set(_Due.REFRESH, self._next_refresh())
+        else:
+            self._requests.ask(Method.REFRESH, [], self._refreshed, self._not_refreshed, now)
+
+    def _next_refresh(self) -> float:
+        return min(self._refresh_at, self._heard_at + SILENCE)
+
     def _refreshed(self, message: Message, now: float) -> None:
         self._lasts(message, now)
 
     def _not_refreshed(self, error: RelaydError, now: float) -> None:
-        # As long as the allocation may be there still, silence is no reason to give it up.
-        if isinstance(error, ServerUnavailable) and now + MIN_REFRESH < self._expires:
+        # Over UDP an allocation outlives a time without a network: as long as it may be there still, silence is no
+        # reason to give it up. Any other connection that is silent for that long does not come back.
+        is_patient = self._settings.app_connection is AppConnection.UDP and now + MIN_REFRESH < self._expires
+        if is_patient and isinstance(error, ServerUnavailable):
             self._deadlines.set(_Due.REFRESH, now + MIN_REFRESH)
         else:
             self._failed(error, now)
@@ -219,7 +238,8 @@ class TurnClientCore:
         lifetime = message.get(a.LIFETIME)
         lifetime = DEFAULT_LIFETIME if lifetime is None else lifetime
         self._expires = now + lifetime
-        self._deadlines.set(_Due.REFRESH, now + max(lifetime - REFRESH_MARGIN, lifetime / 2, MIN_REFRESH))
+        self._refresh_at = now + max(lifetime - REFRESH_MARGIN, lifetime / 2, MIN_REFRESH)
+        self._deadlines.set(_Due.REFRESH, self._next_refresh())
         return lifetime
 
     def _failed(self, error: RelaydError, now: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from relayd.address import TransportAddress
 from relayd.core import Deadlines, Entropy
-from relayd.errors import RelaydError, ServerUnavailable
+from relayd.errors import RelaydError, RemoteError, ServerUnavailable
 from relayd.stun import attributes as a
 from relayd.stun.attributes import Attribute
 from relayd.stun.framing import decode_channel_data, encode_channel_data
@@ -22,7 +22,7 @@ from relayd.turn.client_outputs import (
     PermissionLost,
     TransmitData,
 )
-from relayd.turn.client_requests import ClientRequests
+from relayd.turn.client_requests import ClientRequests, Fail
 
 # A permission lasts 300 s, a channel 600 s (RFC 8656 sections 9 and 12). A renewal may need all 39.5 s of its request.
 PERMISSION_RENEWAL = 240.0  # seconds
@@ -31,6 +31,7 @@ RETRY = 5.0  # seconds after a renewal that got no answer: whether the server is
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF  # RFC 8656 section 12; numbers are not used again, so an allocation has 4,096 channels in all
 MAX_WAITING = 64  # datagrams to one address that wait for its permission: the first round trip of a brisk sender
+_GONE = frozenset((437, 441))  # where we are, the server has no allocation, or another user's: it restarted
 MAX_DATA = MAX_ATTRIBUTES - 24 - 4  # bytes of one datagram: beside an IPv6 peer, what a Send indication carries
 
 
@@ -57,12 +58,17 @@ class _Channel:
 class ClientPeers:
     """Whom an allocation reaches, and how."""
 
-    def __init__(self, requests: ClientRequests, pads: bool, entropy: Entropy, outputs: deque[Any]) -> None:
-        """`pads` is whether ChannelData is padded to four bytes, as on streams."""
+    def __init__(
+        self, requests: ClientRequests, pads: bool, entropy: Entropy, outputs: deque[Any], gone: Fail
+    ) -> None:
+        """`pads` is whether ChannelData is padded to four bytes, as on streams. `gone` is called where an answer says
+        that the allocation is no more.
+        """
         self._requests = requests
         self._pads = pads
         self._entropy = entropy
         self._outputs = outputs
+        self._gone = gone
         self._permissions: dict[bytes, _Permission] = {}
         self._by_peer: dict[TransportAddress, _Channel] = {}
         self._by_number: dict[int, _Channel] = {}
@@ -109,6 +115,7 @@ class ClientPeers:
         self._renewals.cancel(ip)
         self._answer(permission.ids, error)
         self._outputs.append(PermissionLost(ip, error))
+        self._end_if_gone(error, now)
 
     # --- channels -------------------------------------------------------------------------------------------------
 
@@ -155,6 +162,11 @@ class ClientPeers:
         self._answer(channel.ids, error)
         if channel.is_bound:
             self._outputs.append(ChannelLost(channel.peer, error))
+        self._end_if_gone(error, now)
+
+    def _end_if_gone(self, error: RelaydError, now: float) -> None:
+        if isinstance(error, RemoteError) and error.code in _GONE:
+            self._gone(error, now)
 
     # --- data -----------------------------------------------------------------------------------------------------
 
