@@ -67,22 +67,22 @@ class RelayedPort(Owner):
 
     def permit(self, host: str) -> Deferred[None]:
         """Let in what comes from `host`, from any port. Fails with RemoteError where the server refuses."""
-        return self._session.permit(_peer(host, 1))
+        return self._session.permit(peer_address(host, 1))
 
     def bind(self, host: str, port: int) -> Deferred[None]:
         """Bind a channel, which includes the permission. Fails with RemoteError where the server refuses."""
-        return self._session.bind(_peer(host, port))
+        return self._session.bind(peer_address(host, port))
 
     def write(self, packet: bytes, addr: tuple[str, int] | None = None) -> None:
         """Send one datagram, at most 65,460 bytes; like any datagram it may be lost. Raises ValueError."""
-        peer = self._connected if addr is None else _peer(*addr)
+        peer = self._connected if addr is None else peer_address(*addr)
         if peer is None:
             raise ValueError("to whom? Give an address, or connect first")
         self._session.send(peer, packet)
 
     def connect(self, host: str, port: int) -> None:
         """Have but one peer from now on, in both directions."""
-        self._connected = _peer(host, port)
+        self._connected = peer_address(host, port)
 
     @property
     def dropped(self) -> int:
@@ -143,7 +143,8 @@ class RelayedPort(Owner):
             raise ServerUnavailable("a relay does not broadcast")
 
 
-def _peer(host: str, port: int) -> TransportAddress:
+def peer_address(host: str, port: int) -> TransportAddress:
+    """Where a peer is. Raises ValueError."""
     try:
         peer = TransportAddress.parse(host, port)
     except DecodeError as error:

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import AbstractDatagramProtocol
 
 from relayd.address import Family
+from relayd.client.lasting import LastingPort, Observer
 from relayd.client.relayed import RelayedPort
 from relayd.client.server import Server
 from relayd.client.session import Session
@@ -23,7 +24,7 @@ MAX_REDIRECTIONS = 5  # servers that name another one, before this is a circle
 
 
 class TurnClient:
-    """One user of one server. Each `allocate` is a connection and an allocation of its own."""
+    """One user of one server. Each `allocate` and each `listen` has a connection and an allocation of its own."""
 
     def __init__(
         self,
@@ -56,6 +57,18 @@ class TurnClient:
         where there is none, and ConfigurationError for what cannot work. Cancelling closes what is open.
         """
         return Deferred.fromCoroutine(self._allocate(protocol, connected))
+
+    def listen(self, protocol: AbstractDatagramProtocol, observer: Observer | None = None) -> Deferred[LastingPort]:
+        """Run `protocol` on a relayed address, and on another one whenever that is lost; `observer` is told which.
+
+        Fails as `allocate` does where there is no first one. Cancelling closes what is open.
+        """
+        return Deferred.fromCoroutine(self._listen(protocol, observer or Observer()))
+
+    async def _listen(self, protocol: AbstractDatagramProtocol, observer: Observer) -> LastingPort:
+        port = LastingPort(self._reactor, self, protocol, observer, self._entropy)
+        await port.start()
+        return port
 
     async def _allocate(self, protocol: AbstractDatagramProtocol, connected: Callable[[], None]) -> RelayedPort:
         uri = self.uri

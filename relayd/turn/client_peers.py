@@ -58,9 +58,7 @@ class _Channel:
 class ClientPeers:
     """Whom an allocation reaches, and how."""
 
-    def __init__(
-        self, requests: ClientRequests, pads: bool, entropy: Entropy, outputs: deque[Any], gone: Fail
-    ) -> None:
+    def __init__(self, requests: ClientRequests, pads: bool, entropy: Entropy, outputs: deque[Any], gone: Fail) -> None:
         """`pads` is whether ChannelData is padded to four bytes, as on streams. `gone` is called where an answer says
         that the allocation is no more.
         """

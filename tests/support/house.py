@@ -30,6 +30,7 @@ REALM = "example.org"
 USERS = {"alice": "correct-horse", "bob": "battery-staple"}
 WEB = (AppConnection.WS, AppConnection.WSS)
 HOSTS = ("127.0.0.1", "::1")
+NO_PORTS: Mapping[tuple[AppConnection, str], int] = {}
 
 
 class WarpedReactor:
@@ -81,9 +82,17 @@ class House:
     """The relay. `start` it, connect clients to `address(...)`, `stop` it."""
 
     def __init__(
-        self, data_plane: str, certificate: Certificate, users: Mapping[str, str] = USERS, **settings: Any
+        self,
+        data_plane: str,
+        certificate: Certificate,
+        users: Mapping[str, str] = USERS,
+        ports: Mapping[tuple[AppConnection, str], int] = NO_PORTS,
+        **settings: Any,
     ) -> None:
-        """`settings` go to `relayd.config.Settings`; loopback peers are allowed unless they say otherwise."""
+        """`settings` go to `relayd.config.Settings`; loopback peers are allowed unless they say otherwise.
+
+        `ports` are those of another house that has stopped, to be where that was; without them any that are free.
+        """
         self.reactor = WarpedReactor()
         self.recorder = Recorder()
         self._log: list[str] = []
@@ -93,12 +102,15 @@ class House:
             for host in HOSTS
             for kind in (AppConnection.UDP, AppConnection.TCP, AppConnection.TLS, AppConnection.DTLS, *WEB)
         ]
-        words = {"udp": "udp:0", "tcp": "tcp:0", "tls": f"ssl:0:{keys}", "dtls": f"dtls:0:{keys}"}
+        words = {"udp": "udp:{}", "tcp": "tcp:{}", "tls": f"ssl:{{}}:{keys}", "dtls": f"dtls:{{}}:{keys}"}
         words |= {"ws": words["tcp"], "wss": words["tls"]}
         relays = [TransportAddress.parse(host, 0) for host in HOSTS]
         defaults: dict[str, Any] = {
             "listen": tuple(
-                ("web" if kind in WEB else "turn", f"{words[kind]}:interface={host}".replace("::1", r"\:\:1"))
+                (
+                    "web" if kind in WEB else "turn",
+                    words[kind].format(ports.get((kind, host), 0)) + f":interface={host}".replace("::1", r"\:\:1"),
+                )
                 for kind, host in self._ways
             ),
             "realm": REALM,
@@ -130,6 +142,11 @@ class House:
     def address(self, kind: AppConnection, host: str) -> TransportAddress:
         """Where clients of that kind are heard."""
         return self._addresses[kind, host]
+
+    @property
+    def ports(self) -> dict[tuple[AppConnection, str], int]:
+        """The port of each way in."""
+        return {way: address.port for way, address in self._addresses.items()}
 
     @property
     def log(self) -> list[dict[str, Any]]:

@@ -1,0 +1,312 @@
+"""`LastingPort`: a relayed port that outlives its allocations. When one ends, it makes the next.
+
+Theory of operation. `start` allocates once, and fails as that fails: a mistake shows at once. From then on:
+
+    state       the allocation ends   the pause is over   allocated   refused for good   else failed   stopListening
+    ALLOCATED   PAUSED                -                   -           -                  -             ENDED
+    PAUSED      -                     ATTEMPTING          -           -                  -             ENDED
+    ATTEMPTING  -                     -                   ALLOCATED   ENDED              PAUSED        ENDED
+
+How an allocation ends is never the reason to give up: a server that restarted, or whose credentials expired, is asked
+once more, and what it says then counts. Pauses double with each failure, and all of their length is at random, so that
+the clients of a relay that restarts do not come back in the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import TimeoutError as Timeout
+from twisted.internet.interfaces import IUDPTransport
+from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import TransportAddress
+from relayd.client.relayed import RelayedPort, peer_address
+from relayd.core import Entropy
+from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
+
+FIRST_PAUSE = 1.0  # seconds at most, before the first attempt
+LONGEST_PAUSE = 60.0  # seconds at most: a relay that is back is found within a minute
+STEADY = 60.0  # seconds that an allocation has to last for the pauses to be short again
+# Seconds for one attempt: far more than a slow server with all its retransmissions takes. Every step on the way has a
+# limit of its own; this one is for those that are strung together.
+ATTEMPT_PATIENCE = 120.0
+
+# Refusals that another attempt does not change, because they are about who asks and for what (RFC 8656 sections 7.2 and
+# 19). Others pass: a quota that the lost allocation holds until it expires (486), a full server (508), ...
+_PERMANENT = frozenset((400, 401, 403, 420, 440, 441, 442))
+
+_RANDOM_SIZE = 4  # bytes
+
+
+class Allocator(Protocol):
+    """Makes allocations, as `TurnClient` does."""
+
+    def allocate(self, protocol: AbstractDatagramProtocol) -> Deferred[RelayedPort]: ...
+
+
+class Observer:
+    """Told how a lasting port fares. Does nothing by itself."""
+
+    def allocated(self, port: RelayedPort) -> None:
+        """There is an allocation, the first one or another: with another relayed address, most likely."""
+
+    def waiting(self, error: RelaydError, pause: float) -> None:
+        """The allocation ended, or an attempt to get one failed, with `error`; the next is in `pause` seconds."""
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether it is of no use to try again."""
+    return isinstance(error, ConfigurationError) or (isinstance(error, RemoteError) and error.code in _PERMANENT)
+
+
+def pause_before(failures: int, entropy: Entropy) -> float:
+    """Seconds to wait for the attempt that follows that many failed ones."""
+    longest = min(FIRST_PAUSE * 2.0 ** min(failures, 32), LONGEST_PAUSE)
+    return longest * (int.from_bytes(entropy(_RANDOM_SIZE)) / 2.0 ** (8 * _RANDOM_SIZE))
+
+
+class _Inlet(DatagramProtocol):
+    """What runs on each of the allocations: passes on what comes in, and keeps their ends from the protocol."""
+
+    noisy = False
+
+    def __init__(self, protocol: AbstractDatagramProtocol, allocated: Callable[[RelayedPort], None]) -> None:
+        self._protocol = protocol
+        self._allocated = allocated
+
+    def startProtocol(self) -> None:
+        port: Any = self.transport
+        self._allocated(port)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self._protocol.datagramReceived(datagram, addr)
+
+    def connectionRefused(self) -> None:
+        refused = getattr(self._protocol, "connectionRefused", None)
+        if refused is not None:
+            refused()
+
+
+@implementer(IUDPTransport)
+class LastingPort:
+    """What `TurnClient.listen` gives: used as a `RelayedPort`, which its docstrings explain.
+
+    What `permit`, `bind` and `connect` asked for holds for all allocations to come. What is written while there is none
+    is dropped. The protocol is started once, and stopped at the end of it all.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: Any,
+        client: Allocator,
+        protocol: AbstractDatagramProtocol,
+        observer: Observer,
+        entropy: Entropy,
+    ) -> None:
+        self._clock = clock
+        self._client = client
+        self._protocol = protocol
+        self._observer = observer
+        self._entropy = entropy
+        self._port: RelayedPort | None = None
+        self._is_started = False
+        self._living: Deferred[RelaydError | None] = succeed(None)
+        self._is_over = False
+        self._error: RelaydError | None = None
+        self._ended: list[Deferred[RelaydError | None]] = []
+        self._connected: tuple[str, int] | None = None
+        self._wanted: dict[tuple[str, int | None], list[Deferred[None]]] = {}  # port None: a permission
+        self._dropped = 0
+
+    async def start(self) -> None:
+        """Make the first allocation. Fails as `TurnClient.allocate` does. `TurnClient` has done so."""
+        await self._attempt()
+        self._living = Deferred.fromCoroutine(self._live())
+        self._living.addErrback(self._explain).addCallback(self._conclude)
+
+    # --- addresses ------------------------------------------------------------------------------------------------
+
+    @property
+    def relayed_addresses(self) -> tuple[TransportAddress, ...]:
+        """Where peers reach us; nothing between two allocations."""
+        return () if self._port is None else self._port.relayed_addresses
+
+    @property
+    def mapped_address(self) -> TransportAddress | None:
+        """Our own address as the server sees it, if there is an allocation and it said so."""
+        return None if self._port is None else self._port.mapped_address
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """The (first) relayed address. Raises ServerUnavailable between two allocations."""
+        if self._port is None:
+            raise ServerUnavailable("there is no relayed address at the moment")
+        return self._port.getHost()
+
+    # --- peers ----------------------------------------------------------------------------------------------------
+
+    def permit(self, host: str) -> Deferred[None]:
+        """Let in what comes from `host`. Between two allocations it waits for the next.
+
+        Fails with RemoteError where the server refuses, which ends it. Fails with ServerUnavailable where the
+        allocation ends before; the next one is asked all the same.
+        """
+        peer_address(host, 1)
+        return self._want(host, None)
+
+    def bind(self, host: str, port: int) -> Deferred[None]:
+        """Bind a channel, in the manner of `permit`."""
+        peer_address(host, port)
+        return self._want(host, port)
+
+    def write(self, packet: bytes, addr: tuple[str, int] | None = None) -> None:
+        """Send one datagram, as `RelayedPort.write` does; dropped between two allocations."""
+        if self._port is not None:
+            self._port.write(packet, addr)
+        else:
+            self._dropped += 1
+
+    def connect(self, host: str, port: int) -> None:
+        """Have but one peer from now on, in both directions."""
+        peer_address(host, port)
+        self._connected = (host, port)
+        if self._port is not None:
+            self._port.connect(host, port)
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams were not sent: the way to the relay was congested, or there was no allocation."""
+        return self._dropped + (0 if self._port is None else self._port.dropped)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def when_ended(self) -> Deferred[RelaydError | None]:
+        """Fires when there will be no other allocation: with the error that is permanent, or None if stopped."""
+        if self._is_over:
+            return succeed(self._error)
+        waiting: Deferred[RelaydError | None] = Deferred()
+        self._ended.append(waiting)
+        return waiting
+
+    def stopListening(self) -> Deferred[None]:
+        """Delete the allocation and leave the server; fires when that is done."""
+        if self._port is not None:
+            return self._port.stopListening()
+        self._living.cancel()
+        return succeed(None)
+
+    def getBroadcastAllowed(self) -> bool:
+        """Never."""
+        return False
+
+    def setBroadcastAllowed(self, enabled: Any) -> None:
+        """Raises ServerUnavailable if `enabled`: no relay sends to everybody."""
+        if enabled:
+            raise ServerUnavailable("a relay does not broadcast")
+
+    # --- from one allocation to the next ----------------------------------------------------------------------------
+
+    async def _live(self) -> RelaydError | None:
+        """Gives why there will be no other allocation; None: it was stopped."""
+        failures = 0
+        while (port := self._port) is not None:
+            began = self._clock.seconds()
+            error = await port.when_ended()
+            self._port = None
+            self._dropped += port.dropped
+            if error is None:
+                return None
+            if self._clock.seconds() - began >= STEADY:
+                failures = 0
+            while self._port is None:
+                pause = pause_before(failures, self._entropy)
+                failures += 1
+                self._tell(self._observer.waiting, error, pause)
+                await deferLater(self._clock, pause)
+                try:
+                    await self._attempt()
+                except RelaydError as refusal:
+                    if is_permanent(refusal):
+                        return refusal
+                    error = refusal
+        return None
+
+    async def _attempt(self) -> None:
+        inlet = _Inlet(self._protocol, self._allocated)
+        try:
+            await self._client.allocate(inlet).addTimeout(ATTEMPT_PATIENCE, self._clock)
+        except Timeout:
+            raise ServerUnavailable(f"no allocation within {ATTEMPT_PATIENCE:g} seconds") from None
+
+    def _allocated(self, port: RelayedPort) -> None:
+        self._port = port
+        if self._connected is not None:
+            port.connect(*self._connected)
+        for host, number in list(self._wanted):
+            self._ask(port, host, number)
+        if not self._is_started:
+            self._is_started = True
+            self._protocol.makeConnection(self)
+        self._tell(self._observer.allocated, port)
+
+    def _explain(self, failure: Failure) -> RelaydError | None:
+        if failure.check(CancelledError):
+            return None
+        self._log.failure("no other allocation can be made", failure)
+        return ServerUnavailable("no other allocation can be made: there is a bug, and it is in the log")
+
+    def _conclude(self, error: RelaydError | None) -> None:
+        self._is_over = True
+        self._error = error
+        for waiting in self._wanted.values():
+            for each in waiting:
+                each.errback(error or ServerUnavailable("there is no allocation"))
+        self._wanted.clear()
+        self._tell(self._protocol.doStop)
+        ended, self._ended = self._ended, []
+        for each_end in ended:
+            each_end.callback(error)
+
+    def _tell(self, listener: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            listener(*arguments)
+        except Exception:
+            self._log.failure("an application failed when it was told of its port")
+
+    # --- what is asked of every allocation --------------------------------------------------------------------------
+
+    def _want(self, host: str, number: int | None) -> Deferred[None]:
+        wanted: Deferred[None] = Deferred()
+        if self._is_over:
+            wanted.errback(self._error or ServerUnavailable("there is no allocation"))
+            return wanted
+        self._wanted.setdefault((host, number), []).append(wanted)
+        if self._port is not None:
+            self._ask(self._port, host, number)
+        return wanted
+
+    def _ask(self, port: RelayedPort, host: str, number: int | None) -> None:
+        answer = port.permit(host) if number is None else port.bind(host, number)
+        answer.addCallbacks(self._granted, self._refused, callbackArgs=(host, number), errbackArgs=(host, number))
+
+    def _granted(self, _: None, host: str, number: int | None) -> None:
+        waiting = self._wanted.pop((host, number), [])
+        self._wanted[host, number] = []
+        for each in waiting:
+            each.callback(None)
+
+    def _refused(self, failure: Failure, host: str, number: int | None) -> None:
+        waiting = self._wanted.pop((host, number), [])
+        if not failure.check(RemoteError):
+            self._wanted[host, number] = []
+        for each in waiting:
+            each.errback(failure)
