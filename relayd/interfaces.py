@@ -14,6 +14,7 @@ a module into `twisted/plugins` that provides one of the factories; the kinds of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -61,6 +62,11 @@ class IClientPath(Interface):
     def send_channel_data(number: int, payload: bytes) -> bool:
         """Frame `payload` (0 to 65,535 bytes) as ChannelData the way this path wants it, and send it. False:
         dropped.
+        """
+
+    def send_channel_data_run(number: int, payloads: Sequence[bytes]) -> int:
+        """The same for several payloads at once, all of one size and at most 65,000 bytes together: a burst from one
+        peer costs little more than one datagram. How many were sent, the first ones; the others are dropped.
         """
 
     def send_from(source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
@@ -126,6 +132,9 @@ class IRelay(Interface):
         """Send a datagram to a peer. False: dropped (and counted): over the limit, socket full, too long,
         unreachable.
         """
+
+    def send_run(peer: TransportAddress, payloads: Sequence[bytes]) -> None:
+        """Send several datagrams to one peer, in order: as `send` for each, where that can be had for less."""
 
     def close() -> None:
         """Give the address back. Nothing is delivered afterwards. Idempotent."""

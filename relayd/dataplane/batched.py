@@ -3,13 +3,14 @@
 Theory of operation. All sockets are in an epoll set of the plane's own; the reactor watches that set's one descriptor,
 because a reactor event per socket would cost more than the packets. A turn takes what is ready, batch by batch (see
 `relayd.dataplane.buffers`). Within a batch, neighbours of one flow and one size are a run, which leaves as one
-UDP_SEGMENT send. When very many come one by one, they are left to gather (see `relayd.dataplane.moderation`).
+UDP_SEGMENT send, or is handed as a whole to the client's connection. When very many come one by one, they are left to
+gather (see `relayd.dataplane.moderation`).
 
 Up (client to peer) a run is sent at once, for each relay has a socket of its own. Down (peer to client) runs are queued
 over all relays that are ready and leave together in one sendmmsg, for clients share a socket. Everything that is queued
 is flushed before anyone above is called: so order is kept, and whatever the call closes has nothing left to send.
 
-What no flow takes, what is limited, and clients of other listeners go the slow way of `relayd.dataplane.plane`.
+What no flow takes and what is limited goes the slow way of `relayd.dataplane.plane`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import sys
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from itertools import groupby
 from typing import Any
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -38,9 +41,10 @@ from relayd.dataplane.buffers import (
     unpack_sockaddr,
 )
 from relayd.dataplane.flow import Flow
-from relayd.dataplane.libc import MSGHDR, Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
+from relayd.dataplane.libc import MSGHDR, SOL_UDP, UDP_SEGMENT, Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
 from relayd.dataplane.moderation import PAUSE, Moderation
 from relayd.dataplane.plane import BUSY, DatagramPath, DatagramPort, DataPlane, PlaneSocket, Relay
+from relayd.dataplane.sockets import to_sockaddr
 from relayd.interfaces import IDatagramReceiver, IRelayReceiver
 
 DATAGRAMS_PER_TURN = 1024
@@ -142,8 +146,50 @@ class BatchedPort(DatagramPort):
 class BatchedRelay(Relay):
     """A relayed transport address."""
 
-    __slots__ = ("inbox",)
+    __slots__ = ("inbox", "run_most")
     inbox: Inbox
+    run_most: int  # longest datagram that `send_run` may send in a UDP_SEGMENT run; lowered when the kernel refuses one
+
+    def send_run(self, peer: TransportAddress, payloads: Sequence[bytes]) -> None:
+        """See `IRelay.send_run`: neighbours of one size leave in one system call."""
+        if self.limit is not None or self.closed or len(peer.ip) != len(self.address.ip):
+            super().send_run(peer, payloads)
+            return
+        for size, group in groupby(payloads, len):
+            run = list(group)
+            most = min(SLOTS, RUN_BYTES // size) if 0 < size <= self.run_most else 1
+            for start in range(0, len(run), most):
+                piece = run[start : start + most]
+                if len(piece) == 1:
+                    self.send(peer, piece[0])
+                else:
+                    self._send_segments(peer, piece, size)
+
+    def _send_segments(self, peer: TransportAddress, run: list[bytes], size: int) -> None:
+        code = self._try_segments(peer, run, size)
+        if not code:
+            self.counters.sent_packets += len(run)
+            self.counters.sent_bytes += len(run) * size
+        elif code in BUSY:
+            self.counters.dropped += len(run)
+        else:
+            self.run_most = _less_than(size, code, self.run_most)
+            super().send_run(peer, run)
+
+    def _try_segments(self, peer: TransportAddress, run: list[bytes], size: int) -> int:
+        """0, or the errno."""
+        control = [(SOL_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
+        sockaddr = to_sockaddr(peer)
+        code = 0
+        for _ in range(2):  # as in Relay.send, the first attempt may only bring the news of an ICMP error
+            try:
+                self.socket.sendmsg(run, control, 0, sockaddr)
+                return 0
+            except OSError as error:
+                code = error.errno or errno.EIO
+                if code in BUSY:
+                    break
+        return code
 
     def read(self) -> int:
         """Read one batch and queue it for the clients; gives the number of datagrams."""
@@ -174,10 +220,12 @@ class BatchedRelay(Relay):
             if run is not None:
                 if name == run_name and length == run_length:
                     continue
-                plane.queue_down(run, inbox, run_first, slot - run_first, run_length)
+                self._forward(run, run_first, slot - run_first, run_length)
+                if self.closed:
+                    return count
                 run = None
             flow = flows.get(name)
-            if flow is not None and flow.plane_state is not None and self.limit is None:
+            if flow is not None and self.limit is None:
                 run, run_name, run_length, run_first = flow, name, length, slot
                 continue
             plane.flush()
@@ -188,10 +236,33 @@ class BatchedRelay(Relay):
             if self.closed:
                 return count
         if run is not None:
-            plane.queue_down(run, inbox, run_first, end - run_first, run_length)
+            self._forward(run, run_first, end - run_first, run_length)
         if plane.queued:
             inbox.filled = end
         return count
+
+    def _forward(self, flow: Flow, first: int, count: int, size: int) -> None:
+        """Towards the client: what is in `count` slots from `first`, `size` bytes each."""
+        plane: Any = self.plane
+        if flow.plane_state is not None:
+            plane.queue_down(flow, self.inbox, first, count, size)
+            return
+        plane.flush()
+        most = max(1, RUN_BYTES // size) if size else count  # so that what a connection holds for its client is bounded
+        for start in range(first, first + count, most):
+            self._pass_run_down(flow, self.inbox.payloads(start, min(most, first + count - start), size), size)
+
+    def _pass_run_down(self, flow: Flow, payloads: list[bytes], size: int) -> None:
+        """To the connection of a client that is on none of the plane's ports. There is no limit."""
+        passed = 0
+        try:
+            passed = flow.client.send_channel_data_run(flow.number, payloads)
+        except Exception:
+            _log.failure("A client path failed on ChannelData")
+        counters = self.counters
+        counters.received_packets += passed
+        counters.received_bytes += passed * size
+        counters.dropped += len(payloads) - passed
 
 
 @implementer(IReadDescriptor)
@@ -266,6 +337,7 @@ class BatchedPlane(DataPlane):
     def make_relay(self, opened: socket.socket, receiver: IRelayReceiver) -> BatchedRelay:
         relay = BatchedRelay(self, opened, receiver)
         relay.inbox = self._inbox(self._relay_inboxes, relay.address, split=False)
+        relay.run_most = RUN_BYTES
         return relay
 
     def watch(self, opened: PlaneSocket) -> None:

@@ -130,6 +130,11 @@ class Inbox:
         copy: bytes = self._payload.raw[start : start + size]
         return copy
 
+    def payloads(self, first: int, count: int, size: int) -> list[bytes]:
+        """As `payload`, for `count` slots from `first`."""
+        raw = self._payload.raw
+        return [raw[start : start + size] for start in self._payload_at[first : first + count]]
+
     def datagram(self, slot: int, length: int) -> bytes:
         """A copy of the whole datagram."""
         if not self._split:

@@ -33,8 +33,8 @@ IOVEC = struct.Struct("=QQ")
 # A control message that says UDP_SEGMENT: length, level, type, bytes in each segment, padding (linux/udp.h).
 SEGMENT_CONTROL = struct.Struct("=QiiH6x")
 SEGMENT_CONTROL_LENGTH = 18
-_SOL_UDP = 17
-_UDP_SEGMENT = 103
+SOL_UDP = 17
+UDP_SEGMENT = 103
 
 
 def _absent(*arguments: Any) -> int:
@@ -84,4 +84,4 @@ class Memory:
 
 def segment_control(size: int) -> bytes:
     """The control message for segments of that size."""
-    return SEGMENT_CONTROL.pack(SEGMENT_CONTROL_LENGTH, _SOL_UDP, _UDP_SEGMENT, size)
+    return SEGMENT_CONTROL.pack(SEGMENT_CONTROL_LENGTH, SOL_UDP, UDP_SEGMENT, size)

@@ -10,7 +10,7 @@ import errno
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime
@@ -74,6 +74,9 @@ class DatagramPath:
     def send_channel_data(self, number: int, payload: bytes) -> bool:
         # RFC 8656 section 12.5: over UDP padding is not required, so there is none.
         return self.port.send(self.path.client, CHANNEL_HEADER.pack(number, len(payload)) + payload)
+
+    def send_channel_data_run(self, number: int, payloads: Sequence[bytes]) -> int:
+        return sum([self.send_channel_data(number, payload) for payload in payloads])
 
     def send_from(self, source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
         for sibling in self.port.siblings:
@@ -161,6 +164,10 @@ class Relay(PlaneSocket):
             return True
         counters.dropped += 1
         return False
+
+    def send_run(self, peer: TransportAddress, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            self.send(peer, payload)
 
     def within_limit(self, size: int) -> bool:
         """Whether a datagram with `size` bytes of payload may pass now; if so it is charged."""

@@ -9,6 +9,7 @@ datagrams dropped, as UDP would, and is disconnected when it leaves more than `M
 from __future__ import annotations
 
 import typing
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -25,12 +26,12 @@ from relayd.interfaces import IClientPath, IRelayService
 from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.tls_records import write_records
-from relayd.stun.framing import StreamSplitter, encode_channel_data
+from relayd.stun.framing import StreamSplitter, channel_frame
 
 TCP = 6  # IP protocol number
 
 CLOSE_GRACE = 2.0  # seconds for what was written to leave, and for a TLS client's close_notify
-MAX_JOINED = 65_536  # bytes written at once; also what a transport of Twisted buffers before it pauses its producer
+MAX_JOINED = 65_536  # bytes that may wait for the end of a turn; also what a transport of Twisted buffers unpaused
 MAX_OWED = 65_536  # bytes of responses that a client may leave unread on top of that: several hundred of them
 
 REQUESTS_PER_TURN = 32  # messages that no flow takes, some 20 us each; the rest waits while all others have their turn
@@ -82,6 +83,7 @@ class ClientConnection(Protocol):
     plain: ClassVar[AppConnection]
     secure: ClassVar[AppConnection]  # over TLS
     padded: ClassVar[bool]  # whether ChannelData is padded to four bytes
+    _joins = True  # whether messages may be one piece before they reach the transport
 
     path: Path  # set by `_identify`, before anybody sees this object
 
@@ -155,10 +157,19 @@ class ClientConnection(Protocol):
 
     def send_channel_data(self, number: int, payload: bytes) -> bool:
         """See `IClientPath.send_channel_data`."""
+        return self.send_channel_data_run(number, (payload,)) == 1
+
+    def send_channel_data_run(self, number: int, payloads: Sequence[bytes]) -> int:
+        """See `IClientPath.send_channel_data_run`."""
         if self._paused or self._closing:
-            return False
-        self._write(self.framed(encode_channel_data(number, payload, padded=self.padded)))
-        return True
+            return 0
+        before, after = self.channel_frame(number, len(payloads[0]))
+        if self._joins:
+            self._write(before + (after + before).join(payloads) + after)
+        else:
+            for payload in payloads:
+                self._write(before + payload + after)
+        return len(payloads)
 
     def send_from(self, source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
         """A connection has one address at each end."""
@@ -201,6 +212,10 @@ class ClientConnection(Protocol):
         """One whole message as it goes on the wire: here, as it is."""
         return message
 
+    def channel_frame(self, number: int, size: int) -> tuple[bytes, bytes]:
+        """What goes before and behind `size` bytes of payload, for `framed` ChannelData."""
+        return channel_frame(number, size, padded=self.padded)
+
     def _start(self, transport: Any) -> None:
         transport.registerProducer(self, True)
 
@@ -235,20 +250,27 @@ class ClientConnection(Protocol):
         """As many as one turn of the reactor may have."""
         flows = self.flows
         remaining = iter(messages)
+        flow: Any = None
+        run: list[bytes] = []  # neighbours of one flow, which leave together
         for message in remaining:
-            first = message[0]
-            if first >= 0x40:
-                flow = flows.get(first << 8 | message[1])
-                if flow is not None:
-                    flow.relay.send(flow.peer, message[4:])
-                    continue
-            if self._closing:
-                break
+            # The type of a STUN message is below 0x4000 (RFC 8489 section 5): there is no flow of that number.
+            found = flows.get(message[0] << 8 | message[1])
+            if run and found is not flow:
+                flow.relay.send_run(flow.peer, run)
+                run = []
+            flow = found
+            if flow is not None:
+                run.append(message[4:])
+                continue
             if self._requests == REQUESTS_PER_TURN:
                 self._hold([message, *remaining])
                 break
             self._requests += 1
             self._service.receive(self, message)
+            if self._closing:
+                break
+        if run:
+            flow.relay.send_run(flow.peer, run)
 
     def _hold(self, messages: list[bytes]) -> None:
         self._held = messages
@@ -337,6 +359,10 @@ class StreamClient(ClientConnection):
         self._splitter = StreamSplitter()
         self._began = False
 
+    def _start(self, transport: Any) -> None:
+        self._joins = not isinstance(transport, TLSMemoryBIOProtocol)
+        super()._start(transport)
+
     def dataReceived(self, data: bytes) -> None:
         if not self._ready():
             return
@@ -360,7 +386,7 @@ class StreamClient(ClientConnection):
 
     def _hand_over(self, waiting: list[bytes]) -> None:
         transport: Any = self.transport
-        if isinstance(transport, TLSMemoryBIOProtocol):
-            write_records(transport, waiting)
-        else:
+        if self._joins:
             super()._hand_over(waiting)
+        else:
+            write_records(transport, waiting)

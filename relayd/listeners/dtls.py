@@ -8,6 +8,7 @@ hello. The allocation ends with the session.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -78,6 +79,10 @@ class DtlsClient:
     def send_channel_data(self, number: int, payload: bytes) -> bool:
         """See `IClientPath.send_channel_data`."""
         return self.send(encode_channel_data(number, payload, padded=False))
+
+    def send_channel_data_run(self, number: int, payloads: Sequence[bytes]) -> int:
+        """See `IClientPath.send_channel_data_run`."""
+        return sum([self.send_channel_data(number, payload) for payload in payloads])
 
     def send_from(self, source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
         """A session has one address at each end."""

@@ -6,6 +6,7 @@ transport nor a clock, so that every limit, every timeout and every write is our
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -31,7 +32,15 @@ GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 INVALID_PAYLOAD = 1007
 
-_BINARY = b"\x82"  # one whole, unmasked binary message (RFC 6455 section 5.2)
+
+@lru_cache(maxsize=4096)
+def frame_header(size: int) -> bytes:
+    """What goes before a whole, unmasked binary message of `size` bytes (RFC 6455 section 5.2)."""
+    if size < 126:
+        return b"\x82" + size.to_bytes(1)
+    if size < 65_536:
+        return b"\x82\x7e" + size.to_bytes(2)
+    return b"\x82\x7f" + size.to_bytes(8)
 
 
 class _OnlyFaults:
@@ -276,12 +285,11 @@ class WebClient(ClientConnection):
     # --- what the service and the listener call ---
 
     def framed(self, message: bytes) -> bytes:
-        size = len(message)
-        if size < 126:
-            return _BINARY + size.to_bytes(1) + message
-        if size < 65_536:
-            return _BINARY + b"\x7e" + size.to_bytes(2) + message
-        return _BINARY + b"\x7f" + size.to_bytes(8) + message
+        return frame_header(len(message)) + message
+
+    def channel_frame(self, number: int, size: int) -> tuple[bytes, bytes]:
+        before, after = super().channel_frame(number, size)
+        return frame_header(len(before) + size) + before, after
 
     def close(self) -> None:
         """Say goodbye, and close once the client has answered, or `CLOSE_GRACE` is over."""

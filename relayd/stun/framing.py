@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from relayd.errors import DecodeError
 
@@ -24,6 +25,12 @@ def encode_channel_data(number: int, payload: bytes, *, padded: bool) -> bytes:
     if padded:
         return _CHANNEL_HEADER.pack(number, size) + payload + _PADDING[size & 3]
     return _CHANNEL_HEADER.pack(number, size) + payload
+
+
+@lru_cache(maxsize=4096)  # a few sizes come again and again; what does not is made anew
+def channel_frame(number: int, size: int, *, padded: bool) -> tuple[bytes, bytes]:
+    """What `encode_channel_data` puts before and behind a payload of `size` bytes."""
+    return _CHANNEL_HEADER.pack(number, size), _PADDING[size & 3] if padded else b""
 
 
 def decode_channel_data(data: bytes) -> tuple[int, bytes]:

@@ -8,7 +8,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import reactor
@@ -119,6 +119,9 @@ class StreamClient:
         if not self.paused:
             self.received.put((number, payload))
         return not self.paused
+
+    def send_channel_data_run(self, number: int, payloads: Sequence[bytes]) -> int:
+        return sum([self.send_channel_data(number, payload) for payload in payloads])
 
     def send_from(self, source: TransportAddress, destination: TransportAddress, data: bytes) -> bool:
         return False
@@ -416,6 +419,44 @@ class DataPlaneSuite(TestCase):
         self.plane.remove_flow(flow)
         self.assertEqual(client.flows, {})
 
+    async def test_bursts_for_stream_clients(self) -> None:
+        """Bursts reach clients of other listeners whole and in order, beside those of our own ports; a paused client's
+        are dropped and counted."""
+        client = StreamClient()
+        other = Stranger(self.host)
+        self.addCleanup(other.close)
+        self.plane.install_flow(Flow(client, NUMBER, self.relay, other.address))
+        await self.bind()
+        sizes = [200] * 40 + [0, 0, 5, 5, 1200] + [9000] * 5
+        for number, size in enumerate(sizes):
+            other.write(bytes([number]) * size, self.relay.address)
+            self.peer.write(b"beside", self.relay.address)
+        for number, size in enumerate(sizes):
+            self.assertEqual(await self.service.next(client.received), (NUMBER, bytes([number]) * size))
+            self.assertEqual((await self.client.next())[0], frame(NUMBER, b"beside"))
+        for _ in range(10):
+            other.write(b"burst", self.relay.address)
+        for _ in range(10):
+            self.assertEqual(await self.service.next(client.received), (NUMBER, b"burst"))
+        client.paused = True
+        for _ in range(10):
+            other.write(b"dropped", self.relay.address)
+        await self.turns()
+        self.assertEqual(self.counted()[2:], (2 * len(sizes) + 10, sum(sizes) + 6 * len(sizes) + 50, 10))
+
+    async def test_client_path_that_fails(self) -> None:
+        """What a client's path raises ends neither the batch nor the relay, and is counted as a drop."""
+        client = StreamClient()
+        self.plane.install_flow(Flow(client, NUMBER, self.relay, self.peer.address))
+        receive, client.received = client.received, None  # type: ignore[assignment]
+        self.peer.write(b"lost", self.relay.address)
+        await self.turns()
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        client.received = receive
+        self.peer.write(b"passed", self.relay.address)
+        self.assertEqual(await self.service.next(client.received), (NUMBER, b"passed"))
+        self.assertEqual(self.counted(), (0, 0, 1, 6, 1))
+
     async def test_limit(self) -> None:
         """With a limit set, what exceeds it is dropped and counted, the two directions drawing on one bucket."""
         await self.bind()
@@ -456,6 +497,31 @@ class DataPlaneSuite(TestCase):
             self.relay.send(self.peer.address, bytes(65_535 - (20 if self.host == "127.0.0.1" else 0)), True)
         )
         self.assertEqual(self.counted(), (3, 14, 0, 0, 1))
+
+    async def test_relay_send_run(self) -> None:
+        """Datagrams for one peer arrive whole and in order, whatever their sizes and however many; all are counted."""
+        runs = [[b"a" * 200] * 3, [b"", b"b", b"", b"", b"cc", b"cc"], [b"d" * 1100] * 130, [b"e" * 9000] * 2, [b"f"]]
+        for run in runs:
+            payloads = [bytes([number]) + payload[1:] if payload else b"" for number, payload in enumerate(run)]
+            self.relay.send_run(self.peer.address, payloads)
+            self.assertEqual([(await self.peer.next())[0] for _ in payloads], payloads)
+        sent = [payload for run in runs for payload in run]
+        self.assertEqual(self.counted(), (len(sent), sum(map(len, sent)), 0, 0, 0))
+
+    async def test_relay_send_run_is_limited(self) -> None:
+        """A run draws on the limit datagram by datagram; what is too long, or of the other family, is dropped."""
+        self.relay.limit = TokenBucket(rate=0.001, burst=1000, now=reactor.seconds())
+        self.relay.send_run(self.peer.address, [b"u" * 300] * 5)
+        self.assertEqual([(await self.peer.next())[0] for _ in range(3)], [b"u" * 300] * 3)
+        self.assertEqual(self.counted(), (3, 900, 0, 0, 2))
+        self.relay.limit = None
+        self.relay.send_run(self.peer.address, [bytes(65_530)] * 2 + [b"x"] * 2)
+        self.assertEqual([(await self.peer.next())[0] for _ in range(2)], [b"x"] * 2)
+        other = TransportAddress.parse("127.0.0.1" if self.host == "::1" else "::1", 9)
+        self.relay.send_run(other, [b"x"] * 2)
+        self.relay.close()
+        self.relay.send_run(self.peer.address, [b"x"] * 2)
+        self.assertEqual(self.counted(), (5, 902, 0, 0, 8))
 
     async def test_icmp_error(self) -> None:
         """A peer that is gone is reported as the ICMP error that came back, with the peer's address."""

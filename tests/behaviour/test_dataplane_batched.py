@@ -68,6 +68,36 @@ class RefusedSegmentsTests(BatchedIPv4Tests):
         self.assertEqual(self.refused, 3)  # up is tried twice, for the first error may be an old ICMP error
         self.assertEqual(self.counted(), (60, 12_000, 60, 12_000, 0))
 
+    async def test_runs_of_streams_learn(self) -> None:
+        """The same for `send_run`, and nothing is lost or comes twice."""
+        refused = 0
+        send = self.relay.socket.sendmsg
+
+        def refuse(buffers: Any, control: Any, flags: int, address: Any) -> int:
+            nonlocal refused
+            if control:
+                refused += 1
+                raise OSError(self.refusal, "refused")
+            return int(send(buffers, control, flags, address))
+
+        self.relay.socket = Spied(self.relay.socket, refuse)
+        for _ in range(3):
+            self.relay.send_run(self.peer.address, [b"u" * 200] * 5)
+            self.assertEqual([(await self.peer.next())[0] for _ in range(5)], [b"u" * 200] * 5)
+        self.assertEqual(refused, 2)  # the first error may be an old ICMP error
+        self.assertEqual(self.counted(), (15, 3000, 0, 0, 0))
+
+
+class Spied:
+    """A socket whose `sendmsg` is another: sockets themselves cannot be patched."""
+
+    def __init__(self, below: Any, sendmsg: Any) -> None:
+        self._below = below
+        self.sendmsg = sendmsg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._below, name)
+
 
 class RefusedByDeviceTests(RefusedSegmentsTests):
     refusal = errno.EIO

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from relayd.address import TransportAddress
@@ -88,10 +89,15 @@ class FakeRelay:
 
     def __init__(self) -> None:
         self.sent: list[tuple[TransportAddress, bytes]] = []
+        self.runs: list[int] = []  # how many datagrams each `send_run` brought
 
     def send(self, peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
         self.sent.append((peer, data))
         return True
+
+    def send_run(self, peer: TransportAddress, payloads: Sequence[bytes]) -> None:
+        self.runs.append(len(payloads))
+        self.sent += [(peer, payload) for payload in payloads]
 
 
 def hosts_of(*hosts: TransportAddress) -> Hosts:

@@ -289,6 +289,38 @@ def test_writes_of_one_turn_are_joined() -> None:
     assert second_transport.writes == [b"\x40\x01\x00\x00"]
 
 
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 200])
+def test_a_burst_from_a_peer_is_framed_one_by_one(size: int) -> None:
+    """Payloads that come together leave together, each as ChannelData of its own, padded."""
+    bench = Bench()
+    client, transport = bench.connect()
+    payloads = [bytes([number]) * size for number in range(3)]
+    assert client.send_channel_data_run(0x4001, payloads) == 3
+    bench.clock.advance(0)
+    expected = [b"\x40\x01\x00" + bytes([size]) + payload + bytes(-size % 4) for payload in payloads]
+    assert transport.writes == [b"".join(expected)]
+    client.pauseProducing()
+    assert client.send_channel_data_run(0x4001, payloads) == 0
+
+
+def test_neighbours_of_one_flow_leave_together() -> None:
+    """A segment's ChannelData goes out in runs, one for each stretch of one flow, in the order in which it came."""
+    bench = Bench()
+    client, _ = bench.connect()
+    client.dataReceived(BINDING)
+    relays: list[Any] = [FakeRelay(), FakeRelay()]
+    for number, relay in enumerate(relays, 0x4001):
+        client.flows[number] = Flow(client, number, relay, PEER)
+    first, second = b"\x40\x01\x00\x02", b"\x40\x02\x00\x01"
+    client.dataReceived(
+        first + b"ab\0\0" + first + b"cd\0\0" + second + b"e\0\0\0" + first + b"fg\0\0" + BINDING + first + b"hi\0\0"
+    )
+    assert [relay.runs for relay in relays] == [[2, 1, 1], [1]]
+    assert [data for _, data in relays[0].sent] == [b"ab", b"cd", b"fg", b"hi"]
+    assert [data for _, data in relays[1].sent] == [b"e"]
+    assert bench.service.messages == [BINDING, BINDING]
+
+
 def test_answers_leave_with_the_bytes_that_caused_them() -> None:
     """Answers to all that one segment brought are one write, without waiting for another turn."""
     bench = Bench()
