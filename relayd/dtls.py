@@ -1,8 +1,9 @@
-"""DTLS 1.2 for servers (RFC 6347), as pure objects over OpenSSL's memory BIOs. Opens no socket and reads no file.
+"""DTLS 1.2 (RFC 6347), as pure objects over OpenSSL's memory BIOs. Opens no socket and reads no file.
 
 Theory of operation. `DtlsServer` hears what comes from clients without a session. It answers a ClientHello statelessly
 with a cookie (HelloVerifyRequest) and keeps nothing; the cookie is bound to the client and to the minute. A ClientHello
-that brings a valid cookie back becomes a `DtlsSession`, which then takes every datagram of that client:
+that brings a valid cookie back becomes a `DtlsSession`, which then takes every datagram of that client. On a client,
+`relayd.dtls_client` makes the session. At either end:
 
     receive / send / close / handle_timer  ->  next_output until None  ->  next_timer
 
@@ -34,9 +35,9 @@ ALPN = (b"stun.turn", b"stun.nat-discovery")  # RFC 7443 section 3, the most cap
 MTU = 1200  # bytes of one datagram during the handshake: what passes everywhere, IPv6 and tunnels included
 MAX_PLAINTEXT = 16_384  # bytes that one record can carry (RFC 6347 section 4.1)
 
-_DTLS_1_2 = 0xFEFD
-_OP_NO_RENEGOTIATION = 0x40000000  # not exported by pyOpenSSL
-_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secrecy and authenticated encryption only
+DTLS_1_2 = 0xFEFD
+OP_NO_RENEGOTIATION = 0x40000000  # not exported by pyOpenSSL
+CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secrecy and authenticated encryption only
 _RECORD_HEADER = 13  # bytes
 _HANDSHAKE_HEADER = 12  # bytes
 _HELLO_RANDOM = slice(27, 59)  # behind both headers and the client's version
@@ -54,7 +55,7 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(slots=True)
 class Transmit:
-    """Send this datagram to the client."""
+    """Send this datagram to the other end."""
 
     datagram: bytes
 
@@ -68,7 +69,7 @@ class Established:
 
 @dataclass(slots=True)
 class Deliver:
-    """The client sent this."""
+    """The other end sent this."""
 
     data: bytes
 
@@ -92,10 +93,10 @@ class DtlsContext:
     def __init__(self, certificates: bytes, key: bytes) -> None:
         """`certificates` is PEM, the server's own first; `key` is unencrypted PEM. Raises ConfigurationError."""
         context = SSL.Context(SSL.DTLS_SERVER_METHOD)
-        context.set_min_proto_version(_DTLS_1_2)
-        context.set_cipher_list(_CIPHERS)
+        context.set_min_proto_version(DTLS_1_2)
+        context.set_cipher_list(CIPHERS)
         # Without resumption there is no session state to keep, nor a ticket key to protect.
-        context.set_options(SSL.OP_NO_QUERY_MTU | SSL.OP_NO_TICKET | _OP_NO_RENEGOTIATION)
+        context.set_options(SSL.OP_NO_QUERY_MTU | SSL.OP_NO_TICKET | OP_NO_RENEGOTIATION)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle session then costs 70 KB rather than 82
         own, *chain = _parse(x509.load_pem_x509_certificates, certificates, "certificate")
@@ -182,7 +183,7 @@ class DtlsServer:
             # What a malformed hello left in OpenSSL's queue would be blamed on the next TLS connection of this thread.
             _openssl.ERR_clear_error()
         self._listening = self._listen()
-        return DtlsSession(connection, datagram[_HELLO_RANDOM], now)
+        return DtlsSession(connection, now, datagram[_HELLO_RANDOM])
 
     def _listen(self) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
@@ -201,9 +202,9 @@ class DtlsServer:
 
 
 class DtlsSession:
-    """The server's end of one DTLS association."""
+    """One end of a DTLS association. `hello_random`, for a server, tells the client's first hello from others."""
 
-    def __init__(self, connection: SSL.Connection, hello_random: bytes, now: float) -> None:
+    def __init__(self, connection: SSL.Connection, now: float, hello_random: bytes = b"") -> None:
         self._connection = connection
         self._outputs: deque[Output] = deque()
         self._deadline: float | None = None
@@ -217,7 +218,7 @@ class DtlsSession:
         return datagram[_HELLO_RANDOM] == self._hello_random
 
     def receive(self, datagram: bytes, now: float) -> None:
-        """A datagram from the client. What does not authenticate is dropped without a trace, as the RFC wants."""
+        """A datagram from the other end. What does not authenticate is dropped without a trace, as the RFC wants."""
         if self.ended or not datagram:
             return
         try:
@@ -247,7 +248,7 @@ class DtlsSession:
             try:
                 self._connection.shutdown()
             except SSL.Error:
-                pass  # the client is told by our silence
+                pass  # the other end is told by our silence
             self._transmit()
         self._end("closed")
 

@@ -1,10 +1,12 @@
-"""The TURN client for Twisted: datagrams to and from peers through a relay, over UDP, TCP and TLS.
+"""The TURN client for Twisted: datagrams to and from peers through a relay, over UDP, TCP, TLS, DTLS and WebSocket.
 
-`TurnClient`, `TurnUri` and, to be told of reconnections, `Observer` are what applications need; `docs/client.rst` shows how.
+`TurnClient` is what applications need, `TurnUri` and `HttpProxy` say where things are, and an `Observer` is told of
+reconnections; `docs/client.rst` shows how.
 """
 
 from relayd.client.lasting import Observer
+from relayd.client.proxy import HttpProxy
 from relayd.client.turn import TurnClient
 from relayd.client.uri import TurnUri
 
-__all__ = ["Observer", "TurnClient", "TurnUri"]
+__all__ = ["TurnClient", "TurnUri", "HttpProxy", "Observer"]

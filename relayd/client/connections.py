@@ -9,14 +9,19 @@ from twisted.internet.defer import Deferred, fail
 
 from relayd.address import AppConnection
 from relayd.client.datagrams import connect_udp
+from relayd.client.dtls import connect_dtls
 from relayd.client.server import Connection, Receiver, Server
-from relayd.client.streams import connect_stream
+from relayd.client.turn_stream import connect_stream
+from relayd.client.websocket import connect_websocket
 from relayd.errors import ConfigurationError
 
 _CONNECTORS: dict[AppConnection, Callable[[Any, Server, Any, Receiver], Deferred[Connection]]] = {
     AppConnection.UDP: connect_udp,
     AppConnection.TCP: connect_stream,
     AppConnection.TLS: connect_stream,
+    AppConnection.DTLS: connect_dtls,
+    AppConnection.WS: connect_websocket,
+    AppConnection.WSS: connect_websocket,
 }
 
 
@@ -25,7 +30,13 @@ def connect(reactor: Any, server: Server, trust_root: Any, receiver: Receiver) -
 
     Fails with ServerUnavailable, or ConfigurationError for a way that is not there.
     """
-    connector = _CONNECTORS.get(server.app_connection)
+    kind = server.app_connection
+    connector = _CONNECTORS.get(kind)
     if connector is None:
-        return fail(ConfigurationError(f"this client does not speak TURN over {server.app_connection.value}"))
-    return connector(reactor, server, trust_root, receiver)
+        return fail(ConfigurationError(f"this client does not speak TURN over {kind.value}"))
+    if server.proxy is not None and kind.is_datagram:
+        return fail(ConfigurationError(f"an HTTP proxy carries no {kind.value}: use tcp, tls, ws or wss through it"))
+    try:
+        return connector(reactor, server, trust_root, receiver)
+    except ConfigurationError as error:
+        return fail(error)

@@ -7,16 +7,24 @@ from typing import NamedTuple, Protocol
 from twisted.internet.defer import Deferred
 
 from relayd.address import AppConnection
+from relayd.client.proxy import HttpProxy
+from relayd.client.uri import DEFAULT_RESOURCE
 from relayd.errors import ServerUnavailable
 
 
 class Server(NamedTuple):
-    """A server and the way to it. `tls_name` is whom its certificate has to be for."""
+    """A server and the way to it.
+
+    `tls_name` is whom its certificate has to be for, and the host that a WebSocket handshake names. `resource` is where
+    its WebSocket is. `proxy` is what carries the connection, if it is no datagrams.
+    """
 
     host: str
     port: int
     app_connection: AppConnection
     tls_name: str
+    resource: str = DEFAULT_RESOURCE
+    proxy: HttpProxy | None = None
 
 
 class Receiver(Protocol):

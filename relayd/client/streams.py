@@ -1,26 +1,26 @@
-"""TCP and TLS from a client to its server: whole messages out of a stream, congestion, and an end in good time."""
+"""What every connection over TCP has, with or without TLS and a proxy: congestion, an end in good time, and its reason.
+
+`relayd.client.turn_stream` and `relayd.client.websocket` say how messages are told apart.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import Any
 
-from OpenSSL import SSL
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectionDone
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
-from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.address import AppConnection
-from relayd.client.server import Connection, Receiver, Server
-from relayd.dtls import ALPN
-from relayd.errors import ConfigurationError, DecodeError, ServerUnavailable
-from relayd.stun.framing import MIN_CHANNEL, StreamSplitter
+from relayd.client.server import Receiver, Server
+from relayd.client.tunnel import TunnelEndpoint
+from relayd.client.wording import wording
+from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
 
 CONNECT_TIMEOUT = 10.0  # seconds for a TCP handshake
 CLOSE_GRACE = 3.0  # seconds that a server has to close a stream, before it is cut
@@ -34,9 +34,7 @@ class StreamConnection(StreamProtocol):
         self.dropped = 0
         self._clock = clock
         self._receiver = receiver
-        self._splitter = StreamSplitter()
         self._is_congested = False
-        self._is_turn = False
         self._fault: str | None = None
         self._closed: Deferred[None] | None = None
         self._is_lost = False
@@ -55,7 +53,7 @@ class StreamConnection(StreamProtocol):
         if self._is_congested:
             self.dropped += 1
         else:
-            self._transport.write(data)
+            self.write(data)
 
     def close(self) -> Deferred[None]:
         if self._closed is None:
@@ -63,25 +61,8 @@ class StreamConnection(StreamProtocol):
             if self._is_lost:
                 self._closed.callback(None)
             else:
-                self._transport.unregisterProducer()
-                self._transport.loseConnection()
-                self._cut = self._clock.callLater(CLOSE_GRACE, self._transport.abortConnection)
+                self._leave(self._hang_up)
         return self._closed
-
-    def dataReceived(self, data: bytes) -> None:
-        try:
-            # The first thing to come is the answer to a request: ASCII, in which most other protocols begin, would pass
-            # for the beginning of very long ChannelData.
-            if not self._is_turn and data[0] >= MIN_CHANNEL >> 8:
-                raise DecodeError("not STUN")
-            self._is_turn = True
-            messages = self._splitter.receive(data)
-        except DecodeError:
-            self._fault = "what answers there is no TURN server"
-            self._transport.abortConnection()
-            return
-        for message in messages:
-            self._receiver.message_received(message)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (Twisted's)
         self._is_lost = True
@@ -89,7 +70,7 @@ class StreamConnection(StreamProtocol):
             self._cut.cancel()
         if self._closed is not None:
             self._closed.callback(None)
-        self._receiver.connection_lost(ServerUnavailable(self._fault or _wording(reason)))
+        self._lost(ServerUnavailable(self._fault or wording(reason)))
 
     def pauseProducing(self) -> None:
         self._is_congested = True
@@ -100,41 +81,56 @@ class StreamConnection(StreamProtocol):
     def stopProducing(self) -> None:
         self._is_congested = True
 
+    # --- what kinds of connection have of their own -----------------------------------------------------------------
+
+    def _hang_up(self) -> None:
+        """Say goodbye: the connection ends of itself after that, or is cut."""
+        self._transport.loseConnection()
+
+    def _leave(self, goodbye: Callable[[], None]) -> None:
+        """Say goodbye, and see that the end comes."""
+        if self._cut is None:
+            self._transport.unregisterProducer()
+            self._cut = self._clock.callLater(CLOSE_GRACE, self._transport.abortConnection)
+        goodbye()
+
+    def _lost(self, error: ServerUnavailable) -> None:
+        """It is over."""
+        self._receiver.connection_lost(error)
+
+    def _fail(self, fault: str) -> None:
+        """Cut the connection for something that the server did."""
+        self._fault = self._fault or fault
+        self._transport.abortConnection()
+
     @property
     def _transport(self) -> Any:
         return self.transport
 
 
-def connect_stream(reactor: Any, server: Server, trust_root: Any, receiver: Receiver) -> Deferred[Connection]:
-    """Connect over TCP, to whichever address of the server answers first. Fails with ServerUnavailable, or
-    ConfigurationError for a name that no certificate can be for.
+def endpoint_to(reactor: Any, server: Server, trust_root: Any, protocols: list[bytes] | None) -> Any:
+    """The stream endpoint that leads to a server, whichever of its addresses answers first, by way of its proxy.
+
+    There is TLS, with `protocols` for ALPN, unless `protocols` is None. Raises ConfigurationError for a name that no
+    certificate, or no request to a proxy, can be for.
     """
-    endpoint: Any = HostnameEndpoint(reactor, server.host, server.port, timeout=CONNECT_TIMEOUT)
-    if server.app_connection is AppConnection.TLS:
-        try:
-            # RFC 7443: the first one is stun.turn
-            options = optionsForClientTLS(server.tls_name, trustRoot=trust_root, acceptableProtocols=[ALPN[0]])
-        except (ValueError, UnicodeError):
-            return fail(ConfigurationError(f"{server.tls_name!r}: no certificate can be for such a name"))
-        endpoint = wrapClientTLS(options, endpoint)
-    opened: Deferred[Connection] = endpoint.connect(Factory.forProtocol(lambda: StreamConnection(reactor, receiver)))
-    return opened.addErrback(_explain, server.host)
+    proxy = server.proxy
+    if proxy is None:
+        endpoint: Any = HostnameEndpoint(reactor, server.host, server.port, timeout=CONNECT_TIMEOUT)
+    else:
+        below = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_TIMEOUT)
+        endpoint = TunnelEndpoint(reactor, below, proxy, server.host, server.port)
+    if protocols is None:
+        return endpoint
+    try:
+        options = optionsForClientTLS(server.tls_name, trustRoot=trust_root, acceptableProtocols=protocols)
+    except (ValueError, UnicodeError):
+        raise ConfigurationError(f"{server.tls_name!r}: no certificate can be for such a name") from None
+    return wrapClientTLS(options, endpoint)
 
 
-def _explain(failure: Failure, host: str) -> Failure:
-    return Failure(ServerUnavailable(f"{host}: {_wording(failure)}"))
-
-
-def _wording(reason: Failure) -> str:
-    """Why a connection failed or ended, in a few words."""
-    error = reason.value
-    if isinstance(error, ConnectionDone):
-        return "the server closed the connection"
-    if isinstance(error, SSL.Error):
-        details = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        words = "; ".join(str(detail[-1]) for detail in details if detail)
-        return f"TLS: {words or 'the handshake failed'}"
-    if isinstance(error, ConnectError) and isinstance(error.osError, int):
-        return os.strerror(error.osError)
-    text = " ".join(str(error).split()) if error is not None else ""
-    return text.rstrip(".") or type(error).__name__
+def explain(failure: Failure, host: str) -> Failure:
+    """What a connection failed of, as one of our errors; that it was cancelled is none."""
+    if failure.check(RelaydError, CancelledError):
+        return failure
+    return Failure(ServerUnavailable(f"{host}: {wording(failure)}"))

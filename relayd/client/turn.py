@@ -1,4 +1,4 @@
-"""`TurnClient`: from a TURN URI and a user to a relayed address, by way of another server where the first says so."""
+"""`TurnClient`: from a server's URI and a user to a relayed address, by way of another one where that says so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from twisted.internet.protocol import AbstractDatagramProtocol
 
 from relayd.address import Family
 from relayd.client.lasting import LastingPort, Observer
+from relayd.client.proxy import HttpProxy
 from relayd.client.relayed import RelayedPort
 from relayd.client.server import Server
 from relayd.client.session import Session
@@ -35,16 +36,19 @@ class TurnClient:
         *,
         families: tuple[Family, ...] = (Family.IPV4,),
         trust_root: Any = None,
+        proxy: HttpProxy | None = None,
         entropy: Entropy = secrets.token_bytes,
     ) -> None:
-        """`families` is what the relayed address is to be: one family, or both. `trust_root`, an IOpenSSLTrustRoot, is
-        what TLS certificates are verified by; None: what the platform trusts.
+        """`uri` is a TURN URI or a WebSocket URL. `families` is what the relayed address is to be: one family, or both.
+        `trust_root`, an IOpenSSLTrustRoot, is what certificates are verified by; None: what the platform trusts.
+        `proxy` is an HTTP proxy to go through; it carries TCP, TLS and WebSocket.
 
-        Raises ConfigurationError for what is no TURN URI.
+        Raises ConfigurationError for what is no such URI.
         """
         self.uri = TurnUri.parse(uri) if isinstance(uri, str) else uri
         self._reactor = reactor
         self._trust_root = trust_root
+        self._proxy = proxy
         self._entropy = entropy
         self._settings = ClientSettings(self.uri.app_connection, username, password, families)
 
@@ -72,7 +76,7 @@ class TurnClient:
 
     async def _allocate(self, protocol: AbstractDatagramProtocol, connected: Callable[[], None]) -> RelayedPort:
         uri = self.uri
-        server = Server(uri.host, uri.port, uri.app_connection, uri.host)
+        server = Server(uri.host, uri.port, uri.app_connection, uri.host, uri.resource, self._proxy)
         asked: set[tuple[str, int]] = set()
         while True:
             asked.add((server.host, server.port))
@@ -84,7 +88,8 @@ class TurnClient:
             address = result.server
             if (address.host, address.port) in asked or len(asked) > MAX_REDIRECTIONS:
                 raise ServerUnavailable(f"the servers send us round in a circle; the last word was {address}")
-            server = Server(address.host, address.port, uri.app_connection, result.domain or server.tls_name)
+            tls_name = result.domain or server.tls_name
+            server = server._replace(host=address.host, port=address.port, tls_name=tls_name)
 
     async def _start(self, relayed: RelayedPort) -> RelayedPort:
         try:

@@ -25,7 +25,7 @@ FLOORS: list[list[tuple[str, ...]]] = [
     [("interfaces",)],
     # From here on: no Twisted, no zope, no sockets, no clock, no source of entropy.
     [("datachannel",)],
-    [("sctp",), ("ice",), ("dtls",), ("mux",), ("turn",)],
+    [("sctp",), ("ice",), ("dtls", "dtls_client"), ("mux",), ("turn",)],
     [("stun",)],
     [("errors", "address", "core", "rate")],
 ]

@@ -12,7 +12,7 @@ from twisted.internet.ssl import Certificate as TrustRoot
 from twisted.internet.ssl import trustRootFromCertificates
 
 from relayd.address import AppConnection, Family
-from relayd.client import TurnClient, TurnUri
+from relayd.client import HttpProxy, TurnClient, TurnUri
 from relayd.client.relayed import RelayedPort
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.outputs import AllocationRefreshed
@@ -152,8 +152,8 @@ class ClientSuite:
         (relayed,) = port.relayed_addresses
         await patiently(port.bind(self.host, peer.address.port))
         await patiently(port.permit(silent.address.host))
-        for _ in range(100):
-            self.house.reactor.advance(13)
+        for _ in range(325):
+            self.house.reactor.advance(4)  # so that a ping and its answer, some turns later, are not 20 s apart
             await pause()
             await eventually(lambda: len(port._session._core._requests) == 0)
         for each in (peer, silent):
@@ -204,11 +204,11 @@ class ClientSuite:
         assert self.house.sessions() == 0
 
     async def test_the_relay_stops(self: Any) -> None:
-        """When the relay ends the allocation of a stream client, the client is told; a datagram client finds out."""
+        """When the relay ends an allocation, its client is told; over UDP it finds out."""
         port, collector = await self.relayed()
         ended = port.when_ended()
         await self.house.stop()
-        if self.kind.is_stream:
+        if self.kind is not AppConnection.UDP:
             assert isinstance(await patiently(ended), ServerUnavailable)
             assert collector.is_stopped
             error = await failure_of(port.permit(self.host))
@@ -265,10 +265,12 @@ class UdpClientTests(ClientSuite, ClientCase):
         allocated = await patiently(client.allocate(Collector()))
         await patiently(allocated.stopListening())
 
-    async def test_what_is_not_spoken(self) -> None:
-        """A way in that this client does not speak is said so."""
-        error = await failure_of(TurnClient(reactor, "turns:127.0.0.1?transport=udp", "a", "b").allocate(Collector()))
+    async def test_not_through_a_proxy(self) -> None:
+        """No HTTP proxy carries datagrams, and who asks for that is told so."""
+        client = self.turn_client(proxy=HttpProxy("127.0.0.1", free_ports()))
+        error = await failure_of(client.allocate(Collector()))
         assert isinstance(error, ConfigurationError)
+        assert "carries no udp" in str(error)
 
 
 class Udp6ClientTests(ClientSuite, ClientCase):
@@ -303,16 +305,16 @@ class Tcp6ClientTests(StreamSuite, ClientCase):
     host = "::1"
 
 
-class TlsClientTests(StreamSuite, ClientCase):
-    kind = AppConnection.TLS
+class CertificateSuite:
+    """What holds wherever the server proves who it is."""
 
-    async def test_an_unknown_authority(self) -> None:
+    async def test_an_unknown_authority(self: Any) -> None:
         """A certificate that nobody trusted vouches for is refused before any credentials are sent."""
         error = await failure_of(self.turn_client(trust_root=trustRootFromCertificates([])).allocate(Collector()))
         assert "certificate verify failed" in str(error)
         assert self.house.recorder.events == []
 
-    async def test_another_name(self) -> None:
+    async def test_another_name(self: Any) -> None:
         """A certificate for somebody else is refused: a redirection that names one is not followed blindly."""
         await self.redirect_to_another("other.example.org")
         error = await failure_of(self.turn_client().allocate(Collector()))
@@ -320,6 +322,43 @@ class TlsClientTests(StreamSuite, ClientCase):
         assert self.other.sessions() == 0
 
 
+class TlsClientTests(CertificateSuite, StreamSuite, ClientCase):
+    kind = AppConnection.TLS
+
+
 class Tls6ClientTests(StreamSuite, ClientCase):
     kind = AppConnection.TLS
+    host = "::1"
+
+
+class DtlsClientTests(CertificateSuite, ClientSuite, ClientCase):
+    kind = AppConnection.DTLS
+
+    async def test_nobody_there(self) -> None:
+        """A port that nobody listens on is an error at once, and not after all retransmissions."""
+        client = TurnClient(reactor, f"turns:127.0.0.1:{free_ports()}?transport=udp", "alice", "secret")
+        error = await failure_of(client.allocate(Collector()))
+        assert "nothing listens" in str(error)
+
+
+class Dtls6ClientTests(ClientSuite, ClientCase):
+    kind = AppConnection.DTLS
+    host = "::1"
+
+
+class WsClientTests(StreamSuite, ClientCase):
+    kind = AppConnection.WS
+
+
+class Ws6ClientTests(StreamSuite, ClientCase):
+    kind = AppConnection.WS
+    host = "::1"
+
+
+class WssClientTests(CertificateSuite, StreamSuite, ClientCase):
+    kind = AppConnection.WSS
+
+
+class Wss6ClientTests(StreamSuite, ClientCase):
+    kind = AppConnection.WSS
     host = "::1"

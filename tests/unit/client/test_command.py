@@ -52,7 +52,7 @@ def test_rows() -> None:
     ("arguments", "stdin", "word"),
     [
         (["turn:alice:sesame@example.org"], "sesame\n", "neither user nor password"),
-        (["http://example.org"], "sesame\n", "not a TURN URI"),
+        (["http://example.org"], "sesame\n", "no TURN URI"),
         (["example.org"], "", "the password is empty"),
         (["example.org", "--ca", "/nonexistent.pem"], "sesame\n", "--ca /nonexistent.pem"),
         (["example.org", "--user", "\x00"], "sesame\n", "--user is empty"),

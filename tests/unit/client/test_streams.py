@@ -11,7 +11,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from relayd.client.streams import CLOSE_GRACE, StreamConnection, _wording
+from relayd.client.streams import CLOSE_GRACE
+from relayd.client.turn_stream import TurnStream
+from relayd.client.wording import wording
 from relayd.errors import ServerUnavailable
 from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import Class, Method, encode
@@ -46,7 +48,7 @@ def collected() -> Collected:
 
 @pytest.fixture
 def connection(clock: Clock, collected: Collected) -> Any:
-    made = StreamConnection(clock, collected)
+    made = TurnStream(clock, collected)
     made.makeConnection(StringTransport())  # type: ignore[no-untyped-call]
     return made
 
@@ -115,6 +117,6 @@ def test_close_after_the_end(connection: Any, clock: Clock) -> None:
         (RuntimeError(), "RuntimeError"),
     ],
 )
-def test_wording(error: BaseException, words: str) -> None:
+def testwording(error: BaseException, words: str) -> None:
     """Each fault is a few words on one line."""
-    assert _wording(Failure(error)) == words
+    assert wording(Failure(error)) == words
