@@ -29,14 +29,15 @@ class Counters:
     client.
 
     `dropped` counts datagrams that were permitted and yet not passed on: bandwidth, a paused client, a full socket.
+    `bridged` counts those of `sent_packets` that went to another allocation of this relay, and so did not leave it.
     """
 
-    __slots__ = ("sent_packets", "sent_bytes", "received_packets", "received_bytes", "dropped")
+    __slots__ = ("sent_packets", "sent_bytes", "received_packets", "received_bytes", "dropped", "bridged")
 
     def __init__(self) -> None:
         self.sent_packets = self.sent_bytes = 0
         self.received_packets = self.received_bytes = 0
-        self.dropped = 0
+        self.dropped = self.bridged = 0
 
 
 # --- client side ----------------------------------------------------------------------------------------------------
@@ -129,8 +130,9 @@ class IRelay(Interface):
     limit: Any = Attribute("A `relayd.rate.TokenBucket` of payload bytes both ways, or None. The service sets it.")
 
     def send(peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
-        """Send a datagram to a peer. False: dropped (and counted): over the limit, socket full, too long,
-        unreachable.
+        """Send a datagram to a peer. To another relay of this plane it goes inside (`relayd.dataplane.bridge`).
+
+        False: dropped (and counted): over the limit, socket full, too long, unreachable.
         """
 
     def send_run(peer: TransportAddress, payloads: Sequence[bytes]) -> None:

@@ -7,8 +7,10 @@ UDP_SEGMENT send, or is handed as a whole to the client's connection. When very 
 gather (see `relayd.dataplane.moderation`).
 
 Up (client to peer) a run is sent at once, for each relay has a socket of its own. Down (peer to client) runs are queued
-over all relays that are ready and leave together in one sendmmsg, for clients share a socket. Everything that is queued
-is flushed before anyone above is called: so order is kept, and whatever the call closes has nothing left to send.
+over all relays that are ready and leave together in one sendmmsg, for clients share a socket. Across (client to client,
+where the peer is a relay of this plane, see `relayd.dataplane.bridge`) a run is queued as if it had come down.
+Everything that is queued is flushed before anyone above is called: so order is kept, and whatever the call closes has
+nothing left to send.
 
 What no flow takes and what is limited goes the slow way of `relayd.dataplane.plane`.
 """
@@ -35,6 +37,7 @@ from relayd.dataplane.buffers import (
     RUN_BYTES,
     SLOTS,
     SOCKADDR_SIZE,
+    Frames,
     Inbox,
     Outbox,
     pack_sockaddr,
@@ -43,8 +46,8 @@ from relayd.dataplane.buffers import (
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.libc import MSGHDR, SOL_UDP, UDP_SEGMENT, Memory, ffi, last_error, recvmmsg, sendmmsg, sendmsg
 from relayd.dataplane.moderation import PAUSE, Moderation
-from relayd.dataplane.plane import BUSY, DatagramPath, DatagramPort, DataPlane, PlaneSocket, Relay
-from relayd.dataplane.sockets import to_sockaddr
+from relayd.dataplane.plane import BUSY, CHANNEL_HEADER, DatagramPath, DatagramPort, DataPlane, PlaneSocket, Relay
+from relayd.dataplane.sockets import LARGEST_PAYLOAD, to_sockaddr
 from relayd.interfaces import IDatagramReceiver, IRelayReceiver
 
 DATAGRAMS_PER_TURN = 1024
@@ -88,7 +91,7 @@ class Route:
         self.peer_at = block.at + 2 * MSGHDR.size
         self.client_at = self.peer_at + len(peer)
         MSGHDR.pack_into(block.view, 0, self.peer_at, len(peer), port.inbox.gather[0], 1, 0, 0)
-        MSGHDR.pack_into(block.view, MSGHDR.size, self.client_at, len(client), relay.inbox.gather[0], 1, 0, 0)
+        MSGHDR.pack_into(block.view, MSGHDR.size, self.client_at, len(client), relay.inbox.frames.gather[0], 1, 0, 0)
         self.lone_up = block.pointer(0)
         self.lone_down = block.pointer(MSGHDR.size)
         self.name_size_up = len(peer)
@@ -108,6 +111,9 @@ class BatchedPort(DatagramPort):
     def read(self) -> int:
         """Read and forward one batch; gives the number of datagrams."""
         inbox = self.inbox
+        plane: Any = self.plane
+        if inbox.filled:
+            plane.flush()
         count = recvmmsg(self.fd, inbox.messages[0], SLOTS, 0, _NOTHING)
         if count <= 0:
             return 0
@@ -118,7 +124,6 @@ class BatchedPort(DatagramPort):
             flow = flows.get(key)
             if flow is not None and inbox.lengths[0] >= size + HEADER and send_lone_up(flow, inbox, size):
                 return 1
-        plane: Any = self.plane
         send_up = plane.send_up
         run: Flow | None = None
         run_key, run_size, run_first, slot = b"", 0, 0, -1
@@ -130,10 +135,10 @@ class BatchedPort(DatagramPort):
                 send_up(run, inbox, run_first, slot - run_first, run_size)
             run = flows.get(key) if length >= HEADER else None
             if run is None:
-                plane.flush()
-                self.hand_up(unpack_sockaddr(key[: inbox.name_size]), inbox.datagram(slot, length))
                 if self.closed:
                     return count
+                plane.flush()
+                self.hand_up(unpack_sockaddr(key[: inbox.name_size]), inbox.datagram(slot, length))
             elif length < size + HEADER:
                 run = None  # it claims more than came: dropped
             else:
@@ -166,7 +171,17 @@ class BatchedRelay(Relay):
                     self._send_segments(peer, piece, size)
 
     def _send_segments(self, peer: TransportAddress, run: list[bytes], size: int) -> None:
-        code = self._try_segments(peer, run, size)
+        neighbour: Any = self.neighbours.get(peer)
+        if neighbour is not None:
+            flow = neighbour.flow_from(self)
+            if flow is None:
+                super().send_run(peer, run)
+                return
+            neighbour.take_run(flow, run, size)
+            self.counters.bridged += len(run)
+            code = 0
+        else:
+            code = _try_segments(self.socket, run, size, peer)
         if not code:
             self.counters.sent_packets += len(run)
             self.counters.sent_bytes += len(run) * size
@@ -176,20 +191,34 @@ class BatchedRelay(Relay):
             self.run_most = _less_than(size, code, self.run_most)
             super().send_run(peer, run)
 
-    def _try_segments(self, peer: TransportAddress, run: list[bytes], size: int) -> int:
-        """0, or the errno."""
-        control = [(SOL_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
-        sockaddr = to_sockaddr(peer)
-        code = 0
-        for _ in range(2):  # as in Relay.send, the first attempt may only bring the news of an ICMP error
-            try:
-                self.socket.sendmsg(run, control, 0, sockaddr)
-                return 0
-            except OSError as error:
-                code = error.errno or errno.EIO
-                if code in BUSY:
-                    break
-        return code
+    def flow_from(self, sender: Relay) -> Flow | None:
+        """The flow for what another relay sends here, if a run of it may pass at once."""
+        return self.flows.get(sender.key) if self.limit is None and self.waiting is None else None
+
+    def take_run(self, flow: Flow, run: list[bytes], size: int) -> None:
+        """From another relay of this plane, for the client of `flow_from`: payloads of `size` bytes, at most 65,000."""
+        route: Any = flow.plane_state
+        if route is None:
+            self._pass_run_down(flow, run, size)
+            return
+        header, total = CHANNEL_HEADER.pack(flow.number, size), size + HEADER
+        most = RUN_BYTES // total if total <= route.down_most else 1
+        for start in range(0, len(run), most):
+            piece = run[start : start + most]
+            if len(piece) == 1:
+                self.pass_down(flow, piece[0])
+                continue
+            frames = [part for payload in piece for part in (header, payload)]
+            code = _try_segments(route.port.socket, frames, total, flow.client.path.client)
+            if not code:
+                self.counters.received_packets += len(piece)
+                self.counters.received_bytes += len(piece) * size
+            elif code in BUSY:
+                self.counters.dropped += len(piece)
+            else:
+                route.down_most = _less_than(total, code, route.down_most)
+                for payload in piece:
+                    self.pass_down(flow, payload)
 
     def read(self) -> int:
         """Read one batch and queue it for the clients; gives the number of datagrams."""
@@ -210,7 +239,7 @@ class BatchedRelay(Relay):
             if flow is not None and flow.plane_state is not None:
                 if plane.one_is_ready and not first and send_lone_down(flow, inbox, inbox.lengths[0]):
                     return 1
-                plane.queue_down(flow, inbox, first, 1, inbox.lengths[first])
+                plane.queue_down(flow, inbox.frames, first, 1, inbox.lengths[first])
                 inbox.filled = first + 1
                 return 1
         run: Flow | None = None
@@ -220,7 +249,7 @@ class BatchedRelay(Relay):
             if run is not None:
                 if name == run_name and length == run_length:
                     continue
-                self._forward(run, run_first, slot - run_first, run_length)
+                self.forward(run, inbox, run_first, slot - run_first, run_length)
                 if self.closed:
                     return count
                 run = None
@@ -236,21 +265,22 @@ class BatchedRelay(Relay):
             if self.closed:
                 return count
         if run is not None:
-            self._forward(run, run_first, end - run_first, run_length)
+            self.forward(run, inbox, run_first, end - run_first, run_length)
         if plane.queued:
             inbox.filled = end
         return count
 
-    def _forward(self, flow: Flow, first: int, count: int, size: int) -> None:
-        """Towards the client: what is in `count` slots from `first`, `size` bytes each."""
+    def forward(self, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
+        """Towards the client: what is in `count` slots from `first`, `size` bytes each. There must be no limit."""
         plane: Any = self.plane
         if flow.plane_state is not None:
-            plane.queue_down(flow, self.inbox, first, count, size)
+            plane.queue_down(flow, inbox.frames, first, count, size)
+            inbox.filled = first + count
             return
         plane.flush()
         most = max(1, RUN_BYTES // size) if size else count  # so that what a connection holds for its client is bounded
         for start in range(first, first + count, most):
-            self._pass_run_down(flow, self.inbox.payloads(start, min(most, first + count - start), size), size)
+            self._pass_run_down(flow, inbox.payloads(start, min(most, first + count - start), size), size)
 
     def _pass_run_down(self, flow: Flow, payloads: list[bytes], size: int) -> None:
         """To the connection of a client that is on none of the plane's ports. There is no limit."""
@@ -277,12 +307,13 @@ class BatchedPlane(DataPlane):
         self._sockets: dict[int, BatchedPort | BatchedRelay] = {}
         self._port_inboxes: dict[int, Inbox] = {}
         self._relay_inboxes: dict[int, Inbox] = {}
+        self._inboxes: list[Inbox] = []  # all of them
         self._single = Outbox()
         self._put_single = self._single.put
         self._single_message = self._single.messages[0]
         self._outbox = Outbox()
         self._queued_port: BatchedPort | None = None
-        self.queued: list[tuple[Flow, Inbox, int, int, int]] = []
+        self.queued: list[tuple[Flow, Frames, int, int, int]] = []
         self.one_is_ready = False  # so that nothing can be gained by queueing what it brings
         self._moderation = Moderation(self.seconds())
         self.reactor.addReader(self)
@@ -374,6 +405,10 @@ class BatchedPlane(DataPlane):
     def send_up(self, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
         """Send the payloads in `count` slots from `first`, all of `size` bytes, to the peer."""
         relay: Any = flow.relay
+        neighbour = relay.neighbours.get(flow.peer)
+        if neighbour is not None:
+            self.send_across(flow, neighbour, inbox, first, count, size)
+            return
         route: Any = flow.plane_state
         sizes = inbox.sizes
         sizes[first] = size
@@ -400,29 +435,44 @@ class BatchedPlane(DataPlane):
                 return
         counters.dropped += count
 
-    def queue_down(self, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
+    def send_across(self, flow: Flow, neighbour: BatchedRelay, inbox: Inbox, first: int, count: int, size: int) -> None:
+        """Give the payloads in `count` slots from `first`, all of `size` bytes, to another relay of this plane."""
+        relay: Any = flow.relay
+        onward = neighbour.flow_from(relay)  # the receiver's, towards its client
+        if onward is None or relay.limit is not None or size > LARGEST_PAYLOAD[len(flow.peer.ip)]:
+            self.flush()
+            for slot in range(first, first + count):
+                relay.send(flow.peer, inbox.payload(slot, size))
+            return
+        counters = relay.counters
+        counters.sent_packets += count
+        counters.sent_bytes += count * size
+        counters.bridged += count
+        neighbour.forward(onward, inbox, first, count, size)
+
+    def queue_down(self, flow: Flow, frames: Frames, first: int, count: int, size: int) -> None:
         """Put the payloads in `count` slots from `first`, of `size` bytes each, in line for the client."""
         route: Any = flow.plane_state
         total = size + HEADER
         if count > 1 and (total * count > RUN_BYTES or total > route.down_most):
             most = RUN_BYTES // total if total <= route.down_most else 1
             for start in range(first, first + count, most):
-                self.queue_down(flow, inbox, start, min(most, first + count - start), size)
+                self.queue_down(flow, frames, start, min(most, first + count - start), size)
             return
         queued = self.queued
         if route.port is not self._queued_port or len(queued) == SLOTS:
             self.flush()
             self._queued_port = route.port
             queued = self.queued
-        headers, sizes = inbox.headers, inbox.sizes
+        headers, sizes = frames.headers, frames.sizes
         word = route.number_word | socket.htons(size) << 16
         headers[first] = word
         sizes[first] = total
         for slot in range(first + 1, first + count) if count > 1 else ():
             headers[slot] = word
             sizes[slot] = total
-        self._outbox.put(len(queued), route.client_at, route.name_size_down, inbox.gather[first], count, total)
-        queued.append((flow, inbox, first, count, size))
+        self._outbox.put(len(queued), route.client_at, route.name_size_down, frames.gather[first], count, total)
+        queued.append((flow, frames, first, count, size))
         counters = flow.relay.counters
         counters.received_packets += count
         counters.received_bytes += count * size
@@ -433,7 +483,7 @@ class BatchedPlane(DataPlane):
         if not queued:
             return
         self.queued = []
-        for inbox in self._relay_inboxes.values():
+        for inbox in self._inboxes:
             inbox.filled = 0
         port = self._queued_port
         self._queued_port = None
@@ -448,7 +498,7 @@ class BatchedPlane(DataPlane):
                 self._not_sent(port, *queued[done])
                 done += 1
 
-    def _not_sent(self, port: Any, flow: Flow, inbox: Inbox, first: int, count: int, size: int) -> None:
+    def _not_sent(self, port: Any, flow: Flow, frames: Frames, first: int, count: int, size: int) -> None:
         # It was counted when it was queued, since almost all are sent; now the count is put right.
         code = last_error()
         counters, route = flow.relay.counters, flow.plane_state
@@ -456,7 +506,7 @@ class BatchedPlane(DataPlane):
         if count > 1 and not port.closed and code not in BUSY and isinstance(route, Route):
             route.down_most = _less_than(size + HEADER, code, route.down_most)
             for slot in range(first, first + count):
-                self._single.put(0, route.client_at, route.name_size_down, inbox.gather[slot], 1, 0)
+                self._single.put(0, route.client_at, route.name_size_down, frames.gather[slot], 1, 0)
                 lost -= sendmsg(port.fd, self._single.messages[0], 0) >= 0
         counters.received_packets -= lost
         counters.received_bytes -= lost * size
@@ -466,13 +516,30 @@ class BatchedPlane(DataPlane):
         name_size = SOCKADDR_SIZE[len(address.ip)]
         if name_size not in inboxes:
             inboxes[name_size] = Inbox(name_size, split)
+            self._inboxes.append(inboxes[name_size])
         return inboxes[name_size]
+
+
+def _try_segments(opened: socket.socket, parts: list[bytes], size: int, to: TransportAddress) -> int:
+    """Send the parts joined and cut every `size` bytes. 0, or the errno."""
+    control = [(SOL_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
+    sockaddr = to_sockaddr(to)
+    code = 0
+    for _ in range(2):  # as in Relay.send, the first attempt may only bring the news of an ICMP error
+        try:
+            opened.sendmsg(parts, control, 0, sockaddr)
+            return 0
+        except OSError as error:
+            code = error.errno or errno.EIO
+            if code in BUSY:
+                break
+    return code
 
 
 def send_lone_up(flow: Flow, inbox: Inbox, size: int) -> bool:
     """Send the payload in the first slot, of `size` bytes, to the peer. False: to be sent in the ordinary way."""
     relay: Any = flow.relay
-    if relay.limit is not None:
+    if relay.limit is not None or flow.peer in relay.neighbours:
         return False
     route: Any = flow.plane_state
     inbox.sizes[0] = size
@@ -487,8 +554,9 @@ def send_lone_up(flow: Flow, inbox: Inbox, size: int) -> bool:
 def send_lone_down(flow: Flow, inbox: Inbox, size: int) -> bool:
     """Send the payload in the first slot, of `size` bytes, to the client. False: to be queued in the ordinary way."""
     route: Any = flow.plane_state
-    inbox.headers[0] = route.number_word | socket.htons(size) << 16
-    inbox.sizes[0] = size + HEADER
+    frames = inbox.frames
+    frames.headers[0] = route.number_word | socket.htons(size) << 16
+    frames.sizes[0] = size + HEADER
     if sendmsg(route.port.fd, route.lone_down, 0) < 0:
         return False
     counters = flow.relay.counters

@@ -3,7 +3,8 @@
 Theory of operation. `Inbox` has `SLOTS` slots. recvmmsg puts the sender's address, and for client ports the first four
 bytes (the ChannelData header), into a dense table, so that one pass of `struct` in C yields all keys of a batch; the
 payload goes into the slot. To forward, an iovec per slot points at the payload where it lies (up), or four bytes before
-it, where a ChannelData header is written (down). Only lengths and headers change from packet to packet. `Outbox` holds
+it, where a ChannelData header is written (down, and across from client to client: `Frames`). Only lengths and headers
+change from packet to packet. `Outbox` holds
 the messages of one sendmmsg: each takes a stretch of those iovecs, one for a single datagram, several for a run that
 UDP_SEGMENT splits.
 """
@@ -65,6 +66,20 @@ def unpack_sockaddr(sockaddr: bytes) -> TransportAddress:
     return TransportAddress(sockaddr[8:24], port, int.from_bytes(sockaddr[24:28], sys.byteorder))
 
 
+class Frames:
+    """The slots of an inbox as ChannelData: `headers` and `sizes` are to be written, `gather` has the iovecs."""
+
+    __slots__ = ("headers", "sizes", "gather", "_iovecs")
+
+    def __init__(self, payload: Memory) -> None:
+        self._iovecs = Memory(SLOTS * IOVEC.size)
+        for slot in range(SLOTS):
+            IOVEC.pack_into(self._iovecs.view, slot * IOVEC.size, payload.at + slot * _STRIDE, 0)
+        self.headers: Any = payload.view.cast("I")[:: _STRIDE // 4]
+        self.sizes: Any = self._iovecs.view.cast("Q")[1 :: IOVEC.size // 8]
+        self.gather = [self._iovecs.at + slot * IOVEC.size for slot in range(SLOTS)]
+
+
 class Inbox:
     """Where recvmmsg puts a batch, for sockets of one address family.
 
@@ -83,7 +98,7 @@ class Inbox:
         self._messages.view[:] = bytes(SLOTS * MMSGHDR_SIZE)
         parts = 2 if split else 1
         self._scatter = Memory(SLOTS * parts * IOVEC.size)
-        self._gather = Memory(SLOTS * IOVEC.size)
+        self._payloads = Memory(SLOTS * IOVEC.size)
         self._payload_at = [slot * _STRIDE + HEADER for slot in range(SLOTS)]
         for slot, payload in enumerate(self._payload_at):
             iovec = slot * parts * IOVEC.size
@@ -95,17 +110,14 @@ class Inbox:
                 IOVEC.pack_into(self._scatter.view, iovec, name + name_size, HEADER)
                 iovec += IOVEC.size
             IOVEC.pack_into(self._scatter.view, iovec, self._payload.at + payload, MAX_DATAGRAM)
-            # Up, what is sent begins at the payload; down, at the header that goes before it.
-            IOVEC.pack_into(
-                self._gather.view, slot * IOVEC.size, self._payload.at + payload - (0 if split else HEADER), 0
-            )
+            IOVEC.pack_into(self._payloads.view, slot * IOVEC.size, self._payload.at + payload, 0)
         self._head_format = struct.Struct(f"!{name_size + 2}sH" if split else f"={name_size}s")
         self.messages = [self._messages.pointer(slot * MMSGHDR_SIZE) for slot in range(SLOTS)]
         # Views with a stride: an index is a slot, and neither bytes nor attributes are looked at on the way.
         self.lengths = self._messages.view.cast("I")[MMSGHDR_LENGTH // 4 :: MMSGHDR_SIZE // 4]
-        self.sizes = self._gather.view.cast("Q")[1 :: IOVEC.size // 8]
-        self.headers = self._payload.view.cast("I")[:: _STRIDE // 4]
-        self.gather = [self._gather.at + slot * IOVEC.size for slot in range(SLOTS)]
+        self.sizes = self._payloads.view.cast("Q")[1 :: IOVEC.size // 8]
+        self.gather = [self._payloads.at + slot * IOVEC.size for slot in range(SLOTS)]
+        self.frames = Frames(self._payload)
 
     def heads(self, first: int, count: int) -> Any:
         """Of each datagram: (address and channel number, length field) if `split`, or (address,)."""

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
+from relayd.dataplane.bridge import Bridge, Queue
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.sockets import (
     HAS_DONT_FRAGMENT,
@@ -146,7 +147,7 @@ class DatagramPort(PlaneSocket):
 class Relay(PlaneSocket):
     """A relayed transport address."""
 
-    __slots__ = ("receiver", "counters", "limit", "failures", "errors_allowed")
+    __slots__ = ("receiver", "counters", "limit", "failures", "errors_allowed", "key", "neighbours", "waiting")
 
     def __init__(self, plane: DataPlane, opened: socket.socket, receiver: IRelayReceiver) -> None:
         super().__init__(plane, opened)
@@ -155,6 +156,10 @@ class Relay(PlaneSocket):
         self.limit: TokenBucket | None = None
         self.failures = 0
         self.errors_allowed: TokenBucket | None = None  # made by the first error: most relays never see one
+        # The bridge's: how other relays' flows know this one, whom it reaches inside, what those left for it.
+        self.key = plane.peer_key(self.address)
+        self.neighbours: dict[TransportAddress, Relay] = {}
+        self.waiting: Queue | None = None
 
     def send(self, peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
         counters = self.counters
@@ -236,6 +241,9 @@ class Relay(PlaneSocket):
     def _send(self, peer: TransportAddress, data: bytes, dont_fragment: bool) -> bool:
         if len(peer.ip) != len(self.address.ip):
             return False
+        neighbour = self.neighbours.get(peer)
+        if neighbour is not None:  # no link lies between: nothing is fragmented, whatever was asked
+            return self.plane.bridge.cross(self, neighbour, data)
         if not dont_fragment:
             return self._send_now(peer, data)
         if not HAS_DONT_FRAGMENT:
@@ -274,6 +282,7 @@ class DataPlane(ABC):
             raise TypeError(f"{reactor!r} cannot watch descriptors and tell the time")
         self.reactor: Any = reactor
         self.seconds = reactor.seconds
+        self.bridge = Bridge(reactor)
         self._open: set[PlaneSocket] = set()
         self._closed = False
 
@@ -323,6 +332,7 @@ class DataPlane(ABC):
             opened.close()
             raise
         self._open.add(relay)
+        self.bridge.opened(relay)
         return relay
 
     def install_flow(self, flow: Flow) -> None:
@@ -353,6 +363,8 @@ class DataPlane(ABC):
         """A port or relay closes."""
         self.unwatch(opened)
         self._open.discard(opened)
+        if isinstance(opened, Relay):
+            self.bridge.closed(opened)
 
     def close(self) -> None:
         self._closed = True

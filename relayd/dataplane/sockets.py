@@ -28,6 +28,9 @@ CLIENT_BUFFER = 4 * 1024 * 1024
 MAX_DATAGRAM = 65_535
 """Bytes; no UDP payload is longer."""
 
+LARGEST_PAYLOAD = {4: 65_507, 16: 65_527}
+"""Bytes of payload that UDP carries, by the length of the IP address: IPv4 counts its own header in, IPv6 does not."""
+
 # From linux/in.h, linux/in6.h and linux/errqueue.h: the socket module of Python 3.11 does not name them.
 _IP_MTU_DISCOVER = 10
 _IP_RECVERR = 11

@@ -27,6 +27,7 @@ def sum_counters(relays: Iterable[tuple[Any, Any]]) -> Counters:
         total.received_packets += counters.received_packets
         total.received_bytes += counters.received_bytes
         total.dropped += counters.dropped
+        total.bridged += counters.bridged
     return total
 
 
@@ -55,7 +56,8 @@ class HumanLog:
                 line=f"allocation {event.session_id} ended: {event.reason} after {event.duration:.1f} s, "
                 f"user {event.username!r}, {event.path}, relayed {_addresses(event.relays)}, "
                 f"{counters.sent_packets} packets ({counters.sent_bytes} bytes) to peers, "
-                f"{counters.received_packets} ({counters.received_bytes}) back, {counters.dropped} dropped",
+                f"{counters.received_packets} ({counters.received_bytes}) back, {counters.dropped} dropped, "
+                f"{counters.bridged} bridged",
             )
 
 

@@ -130,8 +130,8 @@ class StreamClient:
         """Nothing to close."""
 
 
-class DataPlaneSuite(TestCase):
-    """Subclassed with a `make_plane` and a `host`. Test modules import this module, not the class: it is no test."""
+class DataPlaneCase(TestCase):
+    """A plane with a port, a relay, a client and a peer. Subclassed with a `make_plane` and a `host`."""
 
     host = "127.0.0.1"
 
@@ -184,6 +184,9 @@ class DataPlaneSuite(TestCase):
         """Let the reactor run, to see that something does not happen."""
         await deferLater(reactor, seconds)
 
+    def open_relay(self, address: TransportAddress) -> Any:
+        return self.plane.open_relay(address, self.service)
+
     def counted(self, relay: Any = None) -> tuple[int, ...]:
         counters = (relay or self.relay).counters
         return (
@@ -193,6 +196,10 @@ class DataPlaneSuite(TestCase):
             counters.received_bytes,
             counters.dropped,
         )
+
+
+class DataPlaneSuite(DataPlaneCase):
+    """The promises. Test modules import this module, not the class: it is no test."""
 
     # --- ports ------------------------------------------------------------------------------------
 
@@ -242,9 +249,6 @@ class DataPlaneSuite(TestCase):
             for opener in (lambda a: self.plane.open_port(a, "udp", self.service), self.open_relay):
                 error = self.assertRaises(OSError, opener, taken)
                 self.assertEqual(error.errno, errno.EADDRINUSE)
-
-    def open_relay(self, address: TransportAddress) -> Any:
-        return self.plane.open_relay(address, self.service)
 
     def test_wrong_family(self) -> None:
         """An address of the other family is refused with False, not with an exception."""

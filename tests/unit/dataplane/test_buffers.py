@@ -18,7 +18,7 @@ if BatchedPlaneFactory().unavailable() is not None:
     pytest.skip("no batched data plane here", allow_module_level=True)
 
 from relayd.dataplane.batched import _less_than
-from relayd.dataplane.buffers import RUN_BYTES, SLOTS, Inbox, Outbox, pack_sockaddr, unpack_sockaddr
+from relayd.dataplane.buffers import RUN_BYTES, SLOTS, Frames, Inbox, Outbox, pack_sockaddr, unpack_sockaddr
 from relayd.dataplane.libc import MMSGHDR_SIZE, MSGHDR, ffi
 
 addresses = st.one_of(
@@ -50,9 +50,9 @@ def receive(inbox: Inbox, slot: int, sender: bytes, data: bytes) -> None:
     assert not data
 
 
-def sent(inbox: Inbox, slot: int) -> bytes:
+def sent(side: Inbox | Frames, slot: int) -> bytes:
     """The bytes that the kernel would gather for that slot."""
-    base, size = ffi.cast("uint64_t *", inbox.gather[slot])[0:2]
+    base, size = ffi.cast("uint64_t *", side.gather[slot])[0:2]
     return bytes(ffi.buffer(ffi.cast("char *", base), size))
 
 
@@ -74,6 +74,21 @@ def test_up(host: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_across(host: str) -> None:
+    """In an inbox of a client port a payload gets another header before it, and its neighbours keep theirs."""
+    sender = pack_sockaddr(TransportAddress.parse(host, 9))
+    inbox = Inbox(len(sender), split=True)
+    payloads = [b"one", b"", b"x" * 65_531, b"four"]
+    for slot, payload in enumerate(payloads):
+        receive(inbox, slot, sender, b"\x40\x00" + len(payload).to_bytes(2, "big") + payload)
+        inbox.frames.headers[slot] = int.from_bytes(b"\x4f\xff\xab\xcd", sys.byteorder)
+        inbox.frames.sizes[slot] = len(payload) + 4
+    for slot, payload in enumerate(payloads):
+        assert sent(inbox.frames, slot) == b"\x4f\xff\xab\xcd" + payload
+        assert inbox.datagram(slot, len(payload) + 4) == b"\x40\x00" + len(payload).to_bytes(2, "big") + payload
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
 def test_down(host: str) -> None:
     """In an inbox of a relay a header can be put before each payload without touching the neighbours."""
     sender = pack_sockaddr(TransportAddress.parse(host, 9))
@@ -81,11 +96,11 @@ def test_down(host: str) -> None:
     datagrams = [bytes([slot]) * (65_535 if slot % 2 else slot) for slot in range(SLOTS)]
     for slot, data in enumerate(datagrams):
         receive(inbox, slot, sender, data)
-        inbox.headers[slot] = int.from_bytes(b"\x40\x01\xab\xcd", sys.byteorder)
-        inbox.sizes[slot] = len(data) + 4
+        inbox.frames.headers[slot] = int.from_bytes(b"\x40\x01\xab\xcd", sys.byteorder)
+        inbox.frames.sizes[slot] = len(data) + 4
     assert inbox.lengths.tolist() == [len(data) for data in datagrams]
     for slot, data in enumerate(datagrams):
-        assert sent(inbox, slot) == b"\x40\x01\xab\xcd" + data
+        assert sent(inbox.frames, slot) == b"\x40\x01\xab\xcd" + data
         assert inbox.payload(slot, len(data)) == inbox.datagram(slot, len(data)) == data
     assert list(inbox.heads(3, 2)) == [(sender,), (sender,)]
 

@@ -27,6 +27,7 @@ class StubRelay:
         self.counters.sent_packets, self.counters.sent_bytes = 3, 600
         self.counters.received_packets, self.counters.received_bytes = 2, 400
         self.counters.dropped = 1
+        self.counters.bridged = 2
 
 
 def created(relay: StubRelay, username: str = "alice", session: str = "0123456789ab") -> AllocationCreated:
@@ -70,6 +71,7 @@ def test_json_line_at_the_end_tells_everything() -> None:
         "received_packets": 2,
         "received_bytes": 400,
         "dropped": 1,
+        "bridged": 2,
     }
 
 
