@@ -1,4 +1,4 @@
-"""Squid as a forward proxy that allows CONNECT to port 443 and nothing else: what gets through, and what it asks for."""
+"""Squid as a forward proxy that allows CONNECT to port 443 only: what gets through, and what it asks for."""
 
 from __future__ import annotations
 
