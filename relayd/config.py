@@ -79,7 +79,7 @@ class Settings:
     max_lifetime: int = 3600  # seconds; the hour that RFC 8656 section 7.2 recommends
     max_connections: int = 10_000
     max_connections_per_source: int = 200
-    trusted_proxy: tuple[Network, ...] = TRUSTED_PROXIES
+    trust_proxy: tuple[Network, ...] = TRUSTED_PROXIES
     web_origin: tuple[str, ...] = ()
     status_from: tuple[Network, ...] = LOOPBACK
     policy: tuple[tuple[str, str], ...] = ()  # (TYPE, ARGS)
@@ -173,7 +173,7 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
     "relay-address": _relay_address,
     "allow-peer": parse_cidr,
     "deny-peer": parse_cidr,
-    "trusted-proxy": parse_cidr,
+    "trust-proxy": parse_cidr,
     "web-origin": _origin,
     "status-from": _status_from,
     "policy": _plugin,

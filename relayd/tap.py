@@ -83,9 +83,9 @@ class Options(usage.Options, strcred.AuthOptionMixin):
         """* CIDR: peers that may not be reached, beside those ranges; --allow-peer wins."""
         self._collect("deny-peer", text)
 
-    def opt_trusted_proxy(self, text: str) -> None:
-        """* CIDR: proxies that may connect to `haproxy:` endpoints and say who the client is. [default: loopback]"""
-        self._collect("trusted-proxy", text)
+    def opt_trust_proxy(self, text: str) -> None:
+        """* CIDR: proxies that may say who the client is: PROXY protocol, X-Forwarded-For. [default: loopback]"""
+        self._collect("trust-proxy", text)
 
     def opt_web_origin(self, text: str) -> None:
         """* ORIGIN: web site whose pages may open a WebSocket here, beside our own; or a * for any."""

@@ -114,7 +114,7 @@ def build_daemon(
         ListenerSettings(
             max_connections=settings.max_connections,
             max_connections_per_source=settings.max_connections_per_source,
-            trusted_proxies=settings.trusted_proxy,
+            trusted_proxies=settings.trust_proxy,
             web_origins=settings.web_origin,
             status_from=settings.status_from,
         ),

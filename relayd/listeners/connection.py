@@ -26,6 +26,7 @@ from relayd.interfaces import IClientPath, IRelayService
 from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.tls_records import write_records
+from relayd.listeners.told_addresses import LOCAL_NETWORK, ToldAddresses
 from relayd.stun.framing import StreamSplitter, channel_frame
 
 TCP = 6  # IP protocol number
@@ -35,9 +36,6 @@ MAX_JOINED = 65_536  # bytes that may wait for the end of a turn; also what a tr
 MAX_OWED = 65_536  # bytes of responses that a client may leave unread on top of that: several hundred of them
 
 REQUESTS_PER_TURN = 32  # messages that no flow takes, some 20 us each; the rest waits while all others have their turn
-
-LOCAL_NETWORK = bytes.fromhex("0100000000000000")  # 100::/64, the discard prefix (RFC 6666): never anybody's address
-_LOCAL_SERVER = TransportAddress(LOCAL_NETWORK + bytes(8), 0)
 
 
 def ip_address(address: object) -> TransportAddress | None:
@@ -54,7 +52,9 @@ class ConnectionHost(typing.Protocol):
     service: IRelayService
     settings: ListenerSettings
     admission: Admission
+    told: ToldAddresses
     behind_proxy: bool
+    local_server: TransportAddress  # what clients connect to where that is no IP address
 
     @property
     def closing(self) -> bool:
@@ -70,10 +70,10 @@ class ConnectionHost(typing.Protocol):
         """Call the client's `flush` when this turn of the reactor is over."""
 
     def trusts(self, proxy: TransportAddress | None) -> bool:
-        """Whether a proxy is believed in who its clients are."""
+        """Whether a proxy is believed in who its clients are. None is a Unix socket."""
 
-    def invent_address(self) -> TransportAddress:
-        """A client address for a connection that has none."""
+    def warn_once(self, topic: str, text: str) -> None:
+        """Tell the operator of what may be a mistake of theirs, once for each topic."""
 
 
 @implementer(IClientPath, IPushProducer)
@@ -85,7 +85,8 @@ class ClientConnection(Protocol):
     padded: ClassVar[bool]  # whether ChannelData is padded to four bytes
     _joins = True  # whether messages may be one piece before they reach the transport
 
-    path: Path  # set by `_identify`, before anybody sees this object
+    path: Path  # set before the service sees this object
+    remote: TransportAddress | None  # who is connected, once `_identify` found out; None for a Unix socket
 
     def __init__(self, listener: ConnectionHost) -> None:
         self.flows: dict[int, Any] = {}
@@ -117,8 +118,15 @@ class ClientConnection(Protocol):
         self._start(transport)
         if not self._listener.behind_proxy:
             self._identify()
-        elif not self._listener.trusts(ip_address(transport.getPeer())):
-            # The peer is the proxy as long as its header, which comes ahead of the client's first bytes, is not there.
+            return
+        # The peer is the proxy as long as its header, which comes ahead of the client's first bytes, is not there.
+        proxy = ip_address(transport.getPeer())
+        if proxy is not None and not self._listener.trusts(proxy):
+            self._listener.warn_once(
+                "a stranger",
+                f"refused {proxy.host}, which is no trusted proxy, and will refuse others without another word: if it "
+                "is one, give --trust-proxy",
+            )
             self.abort()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -307,25 +315,46 @@ class ClientConnection(Protocol):
 
     def _identify(self) -> bool:
         """Find out who that is; False if it may not stay."""
-        listener = self._listener
         transport: Any = self.transport
         try:
-            client = ip_address(transport.getPeer()) or listener.invent_address()
-            server = ip_address(transport.getHost()) or _LOCAL_SERVER
+            self.remote = ip_address(transport.getPeer())
         except DecodeError:  # a PROXY header can claim any text
             self.abort()
             return False
+        if not self._welcome():
+            self.abort()
+            return False
+        self._identified = True
+        return True
+
+    def _welcome(self) -> bool:
+        """Count the client and give it a path. False if its source has too many connections."""
+        client = self.remote or self._listener.told.invent()
+        if not self._claim(client):
+            return False
+        self._set_path(client, self._is_secure())
+        return True
+
+    def _claim(self, client: TransportAddress) -> bool:
         # Connections of a Unix socket are all local and have no source: only their total is bounded.
         if not client.ip.startswith(LOCAL_NETWORK):
             source = source_of(client)
-            if not listener.admission.claim(source):
-                self.abort()
+            if not self._listener.admission.claim(source):
                 return False
             self._source = source
-        secure = ISSLTransport.providedBy(transport)
-        self.path = Path(FiveTuple(client, server, TCP), self.secure if secure else self.plain)
-        self._identified = True
         return True
+
+    def _set_path(self, client: TransportAddress, secure: bool) -> None:
+        transport: Any = self.transport
+        try:
+            server = ip_address(transport.getHost())
+        except DecodeError:  # a PROXY header again
+            server = None
+        five_tuple = FiveTuple(client, server or self._listener.local_server, TCP)
+        self.path = Path(five_tuple, self.secure if secure else self.plain)
+
+    def _is_secure(self) -> bool:
+        return ISSLTransport.providedBy(self.transport)
 
     def _write(self, data: bytes) -> None:
         self._waiting.append(data)

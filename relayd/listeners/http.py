@@ -14,8 +14,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from relayd.address import Path, TransportAddress
-from relayd.listeners.handshake import Handshake, Refusal, is_upgrade, judge
+from relayd.address import TransportAddress
+from relayd.errors import DecodeError
+from relayd.listeners.forwarding import Forwarded
+from relayd.listeners.handshake import Handshake, Refusal, RequestHeaders, is_upgrade, judge
 
 TURN_PATH = b"turn"
 MAX_HEADERS = 64  # per request; browsers send about fifteen, and proxies add a few
@@ -23,16 +25,25 @@ MAX_HEADER_SIZE = 16_384  # bytes of request line and headers together, cookies 
 
 
 # What proxies write into the requests that they pass on (RFC 7239, RFC 9110 section 7.6.3, and what was there before).
-FORWARDING = (b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip")
+FORWARDING = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-real-ip")
 
 
 class Upgradable(Protocol):
     """The connection below."""
 
-    path: Path
+    remote: TransportAddress | None  # who is connected; None for a Unix socket
 
     def heard(self) -> None:
         """A whole request has come."""
+
+    def forwarded(self, headers: RequestHeaders) -> Forwarded | None:
+        """What a trusted proxy says of the client of a request; None: who is connected is no such proxy.
+
+        Raises DecodeError, after a word to the operator, where that cannot be told.
+        """
+
+    def admit(self, forwarded: Forwarded | None) -> bool:
+        """Count a client that opens a WebSocket. False if it has too many."""
 
     def upgrade(self, handshake: Handshake) -> None:
         """From here on it is a WebSocket."""
@@ -47,6 +58,8 @@ class Upgradable(Protocol):
 class WebRequest(Request):
     """One request. Nothing here takes a body, so none is kept."""
 
+    forwarded: Forwarded | None = None
+
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
 
@@ -60,22 +73,43 @@ class WebRequest(Request):
         A request of HTTP/1.0 counts as one through a proxy: nginx speaks that to its upstreams, and by default says
         nothing else that tells its requests from those of a client on its own host.
         """
+        if self.forwarded is not None and self.forwarded.client is not None:
+            return self.forwarded.client
         headers = self.requestHeaders
         if self.clientproto == b"HTTP/1.0" or any(headers.hasHeader(name) for name in FORWARDING):
             return None
         channel: Any = self.channel
         connection: Upgradable = channel.connection
-        return connection.path.client
+        return connection.remote
 
     def process(self) -> None:
         channel: Any = self.channel
-        channel.connection.heard()
+        connection: Upgradable = channel.connection
+        connection.heard()
+        try:
+            self.forwarded = connection.forwarded(self.requestHeaders)
+        except DecodeError:
+            body = answer(self, Refusal(400, "The web proxy in front does not say clearly for whom it asks."))
+            self.write(body)  # type: ignore[no-untyped-call]
+            self.finish()  # type: ignore[no-untyped-call]
+            return
         super().process()  # type: ignore[no-untyped-call]
 
     def render(self, resrc: Any) -> None:
         self.responseHeaders.removeHeader(b"server")
         self.setHeader(b"x-content-type-options", b"nosniff")  # type: ignore[no-untyped-call]
         super().render(resrc)  # type: ignore[no-untyped-call]
+
+
+def answer(request: Any, refusal: Refusal) -> bytes:
+    """Prepare the response, and give its body."""
+    request.setResponseCode(refusal.status, HTTPStatus(refusal.status).phrase.encode("ascii"))
+    request.setHeader(b"content-type", b"text/plain; charset=us-ascii")
+    for name, value in refusal.headers:
+        request.setHeader(name, value)
+    body = f"{refusal.text}\n".encode("ascii")
+    request.setHeader(b"content-length", b"%d" % len(body))
+    return b"" if request.method == b"HEAD" else body  # twisted.web logs each body that it has to drop
 
 
 class WebChannel(HTTPChannel):
@@ -124,14 +158,10 @@ class TurnResource(Resource):
             verdict = Refusal(404, "There is nothing here.")
         else:
             verdict = judge(request.method, request.clientproto, request.requestHeaders, self._origins)
+        if isinstance(verdict, Handshake) and not request.channel.connection.admit(request.forwarded):
+            verdict = Refusal(429, "Too many WebSockets are open from this address.")
         if isinstance(verdict, Refusal):
-            request.setResponseCode(verdict.status, HTTPStatus(verdict.status).phrase.encode("ascii"))
-            request.setHeader(b"content-type", b"text/plain; charset=us-ascii")
-            for name, value in verdict.headers:
-                request.setHeader(name, value)
-            body = f"{verdict.text}\n".encode("ascii")
-            request.setHeader(b"content-length", b"%d" % len(body))
-            return b"" if request.method == b"HEAD" else body  # twisted.web logs each body that it has to drop
+            return answer(request, verdict)
         request.channel.upgrade(verdict)
         return NOT_DONE_YET
 

@@ -25,9 +25,10 @@ from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
 from relayd.listeners.accept_log import AcceptLog
 from relayd.listeners.admission import Admission
-from relayd.listeners.connection import LOCAL_NETWORK, ClientConnection, StreamClient, ip_address
+from relayd.listeners.connection import ClientConnection, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
+from relayd.listeners.told_addresses import ToldAddresses, local_address
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
@@ -52,6 +53,8 @@ class StreamListener(ServerFactory):
         self.service = service
         self.settings = settings
         self.admission = Admission(settings)
+        self.told = ToldAddresses()
+        self.local_server = local_address(description)
         self.behind_proxy = description.startswith(_PROXIED)
         self.app_connection = (self.connection.secure if _is_tls(description) else self.connection.plain).value
         self._endpoint = description
@@ -61,8 +64,7 @@ class StreamListener(ServerFactory):
         self._flush_call: IDelayedCall | None = None
         self._sweep_call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
-        self._invented = 0
-        self._told_of_stranger = False
+        self._warned: set[str] = set()
 
     @property
     def addresses(self) -> list[TransportAddress]:
@@ -129,30 +131,18 @@ class StreamListener(ServerFactory):
         if self._flush_call is None:
             self._flush_call = self.clock.callLater(0, self._flush)
 
-    def invent_address(self) -> TransportAddress:
-        """A client address for a connection that has none: unique, and in nobody's network."""
-        self._invented += 1
-        return TransportAddress(LOCAL_NETWORK + self._invented.to_bytes(8, "big"), 0)
-
     def trusts(self, proxy: TransportAddress | None) -> bool:
-        """Whether a proxy may say who its clients are. None is a Unix socket: its permissions say who may use it.
-
-        The first one that may not is logged, for it may be a mistake of the operator's.
-        """
+        """Whether a proxy may say who its clients are. None is a Unix socket: its permissions say who may use it."""
         if proxy is None:
             return True
         address = ipaddress.ip_address(proxy.ip)
-        if any(address in network for network in self.settings.trusted_proxies):
-            return True
-        if not self._told_of_stranger:
-            self._told_of_stranger = True
-            self._log.warn(
-                "{listener}: refused {host}, which is no trusted proxy, and will refuse others without another word: "
-                "if it is one, give --trusted-proxy",
-                listener=self.description,
-                host=proxy.host,
-            )
-        return False
+        return any(address in network for network in self.settings.trusted_proxies)
+
+    def warn_once(self, topic: str, text: str) -> None:
+        """Tell the operator of what may be a mistake of theirs, once for each topic: strangers can bring it about."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            self._log.warn("{listener}: {text}", listener=self.description, text=text)
 
     def _flush(self) -> None:
         self._flush_call = None

@@ -14,10 +14,11 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.address import AppConnection
+from relayd.address import AppConnection, TransportAddress
 from relayd.errors import DecodeError
 from relayd.listeners.connection import ClientConnection, ConnectionHost
-from relayd.listeners.handshake import VERSION, Handshake
+from relayd.listeners.forwarding import Forwarded, read_forwarded
+from relayd.listeners.handshake import VERSION, Handshake, RequestHeaders
 from relayd.listeners.http import WebChannel, WebSite
 from relayd.listeners.liveness import Liveness
 from relayd.stun.framing import split_message
@@ -201,6 +202,7 @@ class WebClient(ClientConnection):
         self._http: WebChannel | None = WebChannel(self, listener.site)
         self._frames: Frames | None = None
         self._arrived = False  # anything, since the last sweep
+        self._told: TransportAddress | None = None  # the client's address in the path
         self._lingering = 0
         self._next_ping = self._give_up = 0.0
 
@@ -223,12 +225,45 @@ class WebClient(ClientConnection):
             self._frames.lost()
         super().connectionLost(reason)
         self._frames = None  # they refer to each other
+        if self._told is not None:
+            self._listener.told.free(self._told)
+            self._told = None
 
     # --- what HTTP calls ---
 
     def heard(self) -> None:
         """A whole request has come."""
         self._liveness.heard = True
+
+    def forwarded(self, headers: RequestHeaders) -> Forwarded | None:
+        """See `relayd.listeners.http.Upgradable`."""
+        listener = self._listener
+        if not listener.trusts(self.remote):
+            return None
+        try:
+            return read_forwarded(headers, listener.trusts)
+        except DecodeError as why:
+            listener.warn_once(
+                "forwarding",
+                f"refused a request ({why}): have the proxy in front set one of them, and remove the other",
+            )
+            raise
+
+    def admit(self, forwarded: Forwarded | None) -> bool:
+        """See `relayd.listeners.http.Upgradable`."""
+        named, secure = forwarded or Forwarded(None, None)
+        client = named or self.remote or self._listener.told.invent()
+        if not client.port and self.remote is not None:
+            client = client.with_port(self.remote.port)
+        told = self._listener.told.take(client)
+        if told is None:
+            return False
+        if named is not None and not self._claim(named):
+            self._listener.told.free(told)
+            return False
+        self._told = told
+        self._set_path(told, self._is_secure() if secure is None else secure)
+        return True
 
     def upgrade(self, handshake: Handshake) -> None:
         """See `relayd.listeners.http.Upgradable`."""
@@ -311,6 +346,10 @@ class WebClient(ClientConnection):
         if self._http is not None:
             # It registers itself as the producer.
             self._http.makeConnection(transport)  # type: ignore[no-untyped-call]
+
+    def _welcome(self) -> bool:
+        # A trusted proxy brings everybody: it is no source. Who its clients are it may say later, in HTTP.
+        return self._listener.trusts(self.remote) or (self.remote is not None and self._claim(self.remote))
 
     def _is_path(self) -> bool:
         return self._frames is not None

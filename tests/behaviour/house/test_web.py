@@ -11,8 +11,9 @@ from twisted.internet.ssl import Certificate as TrustRoot
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
-from relayd.address import AppConnection
+from relayd.address import AppConnection, TransportAddress
 from relayd.listeners.websocket import PING_INTERVAL, PONG_TIMEOUT
+from relayd.stun import attributes as a
 from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import MAX_MESSAGE
 from tests.behaviour.house.suite import NUMBER, HouseCase, certificate
@@ -253,7 +254,7 @@ class WssAbuseTests(WebAbuseTests):
 class CrowdTests(WebCase):
     """Limits of connections."""
 
-    settings = {"max_connections_per_source": 3}
+    settings = {"max_connections_per_source": 3, "trust_proxy": ()}
 
     async def test_connections_per_source(self) -> None:
         """One source has so many connections and no more, whatever they speak; each one that ends makes room."""
@@ -267,6 +268,61 @@ class CrowdTests(WebCase):
         wire = await self.websocket()
         client = TurnClient(wire, self.kind, "alice", USERS["alice"])
         assert code_of(await client.allocate()) == 0
+
+
+class ForwardedTests(WebCase):
+    """Behind a web proxy on this host, which is trusted unless the operator says otherwise."""
+
+    settings = {"max_connections_per_source": 2}
+
+    async def forwarded(self, header: str, value: str) -> TurnClient:
+        wire = await self.websocket(headers={header: value})
+        return TurnClient(wire, self.kind, "alice", USERS["alice"])
+
+    async def test_the_client_is_known(self) -> None:
+        """The client that the proxy names is told its address, and is the one in the log."""
+        for header, value, host in (
+            ("X-Forwarded-For", "203.0.113.9, 198.51.100.7:4711", "198.51.100.7"),
+            ("Forwarded", 'for="[2001:db8::7]:4711";proto=http', "2001:db8::7"),
+        ):
+            client = await self.forwarded(header, value)
+            mapped = (await client.allocate()).get(a.XOR_MAPPED_ADDRESS)
+            assert mapped == TransportAddress.parse(host, 4711)
+            assert self.house.log[-1]["client"] == str(mapped)
+            assert self.house.log[-1]["app_connection"] == self.kind.value
+
+    async def test_the_proxy_ended_tls(self) -> None:
+        """A client that came to the proxy over TLS is a `wss` one."""
+        client = await self.forwarded("X-Forwarded-Proto", "https")
+        assert code_of(await client.allocate()) == 0
+        assert self.house.log[-1]["app_connection"] == "wss"
+
+    async def test_connections_per_client(self) -> None:
+        """Each client behind the proxy has its own limit, and hears in HTTP when it is reached."""
+        for host in ("198.51.100.7", "198.51.100.8"):
+            for _ in range(2):
+                await self.forwarded("X-Forwarded-For", host)
+            assert "429" in await self.refusal(headers={"X-Forwarded-For": host})
+        for _ in range(3):
+            await self.websocket()
+
+    async def test_a_forged_header(self) -> None:
+        """A header that the proxy passes on as the client wrote it does not hide the client."""
+        forged = {"X-Forwarded-For": "198.51.100.7", "Forwarded": "for=127.0.0.1"}
+        assert "400" in await self.refusal(headers=forged)
+
+
+class StrangersForwardedTests(WebCase):
+    """Where no proxy is trusted."""
+
+    settings = {"trust_proxy": ()}
+
+    async def test_a_strangers_header(self) -> None:
+        """Nobody's word is taken on where a client is."""
+        wire = await self.websocket(headers={"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"})
+        client = TurnClient(wire, self.kind, "alice", USERS["alice"])
+        assert (await client.allocate()).get(a.XOR_MAPPED_ADDRESS) == wire.local
+        assert self.house.log[-1]["app_connection"] == "ws"
 
 
 class AnyOriginTests(WebCase):

@@ -130,6 +130,7 @@ class Bench:
         assert self.clock.getDelayedCalls() == []
         assert self.listener.admission.total == 0
         assert not self.listener.admission._by_source
+        assert len(self.listener.told) == 0
 
 
 def test_a_client_is_described() -> None:
@@ -530,7 +531,7 @@ def test_untrusted_proxies_are_logged_once() -> None:
             bench.connect(CLIENT)
     finally:
         globalLogPublisher.removeObserver(observe)
-    (line,) = [line for line in lines if "--trusted-proxy" in line]
+    (line,) = [line for line in lines if "--trust-proxy" in line]
     assert "198.51.100.7" in line
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.logger import capturedLogs
+from twisted.web.resource import Resource
 
 from relayd.listeners.http import MAX_HEADER_SIZE, MAX_HEADERS
+from tests.unit.listeners.test_connection import CLIENT
 from tests.unit.listeners.web_bench import WebBench, frame, handshake
 
 
@@ -193,3 +196,50 @@ def test_a_client_that_reads_no_answers() -> None:
     assert transport.disconnecting
     bench.seconds(4)
     bench.check_nothing_is_left()
+
+
+class Who(Resource):
+    """Says who asks."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        return str(request.client_address).encode()
+
+
+PROXY = IPv4Address("TCP", "127.0.0.1", 1234)
+
+
+@pytest.mark.parametrize(
+    ("peer", "lines", "who"),
+    [
+        (CLIENT, [], "198.51.100.7:50000"),
+        (PROXY, [], "127.0.0.1:1234"),
+        (PROXY, ["X-Forwarded-For: 203.0.113.9"], "203.0.113.9:0"),
+        (PROXY, ["X-Forwarded-For: unknown"], "None"),
+        (PROXY, ["X-Forwarded-Proto: https"], "None"),
+        (PROXY, ["Via: 1.1 proxy"], "None"),
+        (PROXY, ["X-Real-IP: 127.0.0.1"], "None"),
+        (CLIENT, ["X-Forwarded-For: 127.0.0.1"], "None"),
+        (CLIENT, ["Forwarded: for=127.0.0.1"], "None"),
+        (UNIXAddress(None), [], "None"),
+    ],
+)
+def test_who_asks(peer: Any, lines: list[str], who: str) -> None:
+    """Who is connected, or whom a trusted proxy names; nobody where a proxy names none or is not to be believed, so
+    that what is for this host only does not go out through a proxy on it.
+    """
+    bench = WebBench()
+    bench.listener.site.resource.putChild(b"who", Who())  # type: ignore[no-untyped-call]
+    client, transport = bench.connect(peer)
+    client.dataReceived(request("GET /who", *lines))
+    assert b"".join(transport.writes).partition(b"\r\n\r\n")[2] == who.encode()
+
+
+def test_who_asks_in_the_version_of_nginx() -> None:
+    """A request in HTTP/1.0 comes from a proxy as a rule, and need not say so."""
+    bench = WebBench()
+    bench.listener.site.resource.putChild(b"who", Who())  # type: ignore[no-untyped-call]
+    client, transport = bench.connect(PROXY)
+    client.dataReceived(b"GET /who HTTP/1.0\r\n\r\n")
+    assert b"".join(transport.writes).endswith(b"\r\n\r\nNone")

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection, TransportAddress
@@ -18,7 +20,7 @@ from relayd.listeners.websocket import MAX_LINGERING, PING_INTERVAL, PONG_TIMEOU
 from relayd.stun.message import MAX_MESSAGE
 from relayd.turn.peer_rules import parse_cidr
 from tests.unit.listeners.fakes import FakeRelay
-from tests.unit.listeners.test_connection import BINDING, INDICATION, PEER, RESPONSE, stun
+from tests.unit.listeners.test_connection import BINDING, CLIENT, INDICATION, PEER, RESPONSE, stun
 from tests.unit.listeners.web_bench import (
     BINARY,
     CLOSE,
@@ -436,6 +438,105 @@ def test_forged_forwarding_headers_change_nothing(header: str) -> None:
     client, _ = bench.open(header)
     assert client.path.client == TransportAddress.parse("198.51.100.7", 50000)
     assert bench.connect()[1].aborted
+
+
+PROXY = IPv4Address("TCP", "10.0.0.1", 1234)
+BEHIND_PROXY: dict[str, Any] = {"trusted_proxies": (parse_cidr("10.0.0.0/8"),), "max_connections_per_source": 2}
+
+
+def test_behind_a_web_proxy_the_client_is_who_it_names() -> None:
+    """A trusted proxy tells in HTTP who the client is: that address is in the path, and is what is limited."""
+    bench = WebBench(**BEHIND_PROXY)
+    clients = [bench.open("X-Forwarded-For: 203.0.113.9", peer=PROXY)[0] for _ in range(2)]
+    assert {client.path.client.host for client in clients} == {"203.0.113.9"}
+    _, refused = bench.connect(PROXY)
+    refused.client.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
+    assert refused.writes[0].startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    refused.client.dataReceived(handshake("X-Forwarded-For: 203.0.113.10"))
+    assert refused.writes[-1].startswith(b"HTTP/1.1 101 ")
+    clients[0].abort()
+    bench.clock.advance(0)
+    bench.open("Forwarded: for=203.0.113.9", peer=PROXY)
+    for client in list(bench.listener._clients):
+        client.abort()
+    bench.clock.advance(0)
+    bench.check_nothing_is_left()
+
+
+def test_clients_behind_a_web_proxy_have_paths_of_their_own() -> None:
+    """The port that is not told is the one of the proxy's connection, or one near it that is free."""
+    bench = WebBench(**BEHIND_PROXY)
+    proxies = [IPv4Address("TCP", "10.0.0.1", 1234), IPv4Address("TCP", "10.0.0.2", 1234)]
+    paths = [bench.open("X-Forwarded-For: 203.0.113.9", peer=proxy)[0].path for proxy in proxies]
+    assert [path.client.port for path in paths] == [1234, 1235]
+    told = bench.open("X-Forwarded-For: 203.0.113.10:4711", peer=PROXY)[0].path
+    assert told.client == TransportAddress.parse("203.0.113.10", 4711)
+    unix = WebBench("unix:/run/web", UNIXAddress("/run/web"))
+    client, _ = unix.connect(UNIXAddress(None), UNIXAddress("/run/web"))
+    client.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
+    assert client.path.client.host == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("headers", "tls", "kind"),
+    [
+        (["X-Forwarded-Proto: https"], False, AppConnection.WSS),
+        (["Forwarded: for=203.0.113.9;proto=https"], False, AppConnection.WSS),
+        (["X-Forwarded-Proto: http"], True, AppConnection.WS),
+        (["X-Forwarded-For: 203.0.113.9"], True, AppConnection.WSS),
+        (["X-Forwarded-For: 203.0.113.9"], False, AppConnection.WS),
+    ],
+)
+def test_a_web_proxy_that_ended_tls(headers: list[str], tls: bool, kind: AppConnection) -> None:
+    """`ws` or `wss` is how the client came, if a trusted proxy says so; a stranger's word on it is nothing."""
+    bench = WebBench(**BEHIND_PROXY)
+    assert bench.open(*headers, peer=PROXY, tls=tls)[0].path.app_connection is kind
+    assert bench.open(*headers, tls=tls)[0].path.app_connection is (AppConnection.WSS if tls else AppConnection.WS)
+
+
+def test_a_web_proxy_that_names_nobody() -> None:
+    """Its clients share its address, and so cannot be limited by it: only their total is."""
+    bench = WebBench(**BEHIND_PROXY, max_connections=5)
+    for port in range(5):
+        client, transport = bench.open(peer=IPv4Address("TCP", "10.0.0.1", port + 1))
+        assert client.path.client == TransportAddress.parse("10.0.0.1", port + 1)
+        assert not transport.aborted
+    assert bench.connect(PROXY)[1].aborted
+
+
+def test_a_web_proxy_that_contradicts_itself() -> None:
+    """Headers that cannot be read, or of which the client wrote one, are a 400; the operator hears of it once."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    bench = WebBench(**BEHIND_PROXY)
+    globalLogPublisher.addObserver(observe)
+    try:
+        for headers in (["X-Forwarded-For: \x7f"], ["X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.8"]):
+            client, transport = bench.connect(PROXY)
+            client.dataReceived(handshake(*headers))
+            assert b"".join(transport.writes).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+            client.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
+            assert transport.writes[-1].startswith(b"HTTP/1.1 101 ")
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert len(lines) == 1
+
+
+def test_the_proxy_in_front_of_the_web_proxy() -> None:
+    """Where the PROXY header names a trusted proxy, that one may name the client in HTTP."""
+    bench = WebBench("haproxy:tcp:8080", **BEHIND_PROXY)
+    client, transport = bench.connect(PROXY)
+    transport.peerAddr = IPv4Address("TCP", "10.0.0.2", 5)
+    client.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
+    assert client.path.client == TransportAddress.parse("203.0.113.9", 5)
+    forger, transport = bench.connect(PROXY)
+    transport.peerAddr = CLIENT
+    forger.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
+    assert forger.path.client == TransportAddress.parse("198.51.100.7", 50000)
 
 
 @pytest.mark.parametrize("code", [b"", NORMAL, (1001).to_bytes(2) + b"bye"])

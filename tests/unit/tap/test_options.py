@@ -47,7 +47,7 @@ def test_every_option_is_read() -> None:
         *("--relay-ports", "50000-50099", "--allow-peer", "10.0.0.0/8", "--deny-peer", "192.0.2.7"),
         *("--user-quota", "5", "--total-quota", "0", "--max-bandwidth", "125000"),
         *("--default-lifetime", "700", "--max-lifetime", "7200"),
-        *("--max-connections", "50", "--max-connections-per-source", "5", "--trusted-proxy", "10.0.0.9"),
+        *("--max-connections", "50", "--max-connections-per-source", "5", "--trust-proxy", "10.0.0.9"),
         *("--web-origin", "https://App.example.org:443", "--web-origin", "http://[::1]:8080"),
         *("--policy", "redirect:192.0.2.9", "--observe", "json:-"),
         *("--data-plane", "portable", "--log-format", "json"),
@@ -64,7 +64,7 @@ def test_every_option_is_read() -> None:
     assert (settings.user_quota, settings.total_quota, settings.max_bandwidth) == (5, 0, 125000)
     assert (settings.default_lifetime, settings.max_lifetime) == (700, 7200)
     assert (settings.max_connections, settings.max_connections_per_source) == (50, 5)
-    assert settings.trusted_proxy == (parse_cidr("10.0.0.9"),)
+    assert settings.trust_proxy == (parse_cidr("10.0.0.9"),)
     assert settings.web_origin == ("https://app.example.org", "http://[::1]:8080")
     assert settings.policy == (("redirect", "192.0.2.9"),)
     assert settings.observe == (("json", "-"),)
