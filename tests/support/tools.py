@@ -21,6 +21,8 @@ DEBIAN_PACKAGES = {
     "caddy": "caddy",
     "apache2": "apache2-bin",
     "squid": "squid",
+    "node": "nodejs",
+    "tsc": "node-typescript",
 }
 
 
