@@ -102,7 +102,7 @@ def connect_udp(reactor: Any, server: Server, trust_root: Any, receiver: Receive
                 reason = error.strerror or str(error)
         raise ServerUnavailable(f"{server.host}: {reason}")
 
-    return _resolve(reactor, server.host).addCallback(open_first)
+    return resolve(reactor, server.host).addCallback(open_first)
 
 
 @implementer(IResolutionReceiver)
@@ -126,7 +126,8 @@ class _Addresses:
             self.complete.callback(self._found)
 
 
-def _resolve(reactor: Any, host: str) -> Deferred[list[str]]:
+def resolve(reactor: Any, host: str) -> Deferred[list[str]]:
+    """The addresses of a name; none where it has none."""
     addresses = _Addresses()
     reactor.nameResolver.resolveHostName(addresses, host, transportSemantics="UDP")
     return addresses.complete

@@ -78,11 +78,8 @@ async def ping(reactor: Any, client: TurnClient, count: int, patience: float) ->
     except (TimeoutError, ConnectTimeout):
         outcome.error = f"no answer within {patience:g} seconds"
         return outcome
-    except RemoteError as error:
-        outcome.error = f"{error}: {_CURES[error.code]}" if error.code in _CURES else str(error)
-        return outcome
     except RelaydError as error:
-        outcome.error = str(error)
+        outcome.error = explain(error)
         return outcome
     outcome.allocated = reactor.seconds() - began - (outcome.reached or 0.0)
     outcome.relayed = port.relayed_addresses[0]
@@ -94,6 +91,12 @@ async def ping(reactor: Any, client: TurnClient, count: int, patience: float) ->
         outcome.error = f"allocated, but no echo: {error}"
     await port.stopListening()
     return outcome
+
+
+def explain(error: RelaydError) -> str:
+    """What went wrong, and what to do about it where that is known."""
+    cure = _CURES.get(error.code) if isinstance(error, RemoteError) else None
+    return str(error) if cure is None else f"{error}: {cure}"
 
 
 async def _echo(reactor: Any, port: RelayedPort, echoes: _Echoes, count: int, outcome: Outcome) -> None:

@@ -73,9 +73,9 @@ def relayd_command(*options: str) -> list[str]:
     return [sys.executable, "-c", twistd, "-n", "--pidfile=", "relayd", *options]
 
 
-def start_relayd(directory: Path, certificate: Certificate, *more: str) -> TurnServer:
-    """`twistd -n relayd` on free ports, in `directory`, with `more` options behind the usual ones."""
-    plain = free_ports(4)
+def start_relayd(directory: Path, certificate: Certificate, *more: str, plain: int | None = None) -> TurnServer:
+    """`twistd -n relayd` in `directory`, with `more` options behind the usual ones, on free ports or from `plain`."""
+    plain = plain or free_ports(4)
     secure, alternate = plain + 2, plain + 3
     options = [
         f"--auth=memory:{USER}:{PASSWORD}",

@@ -43,6 +43,7 @@ class FakeSession:
         self.asked: list[tuple[str, TransportAddress, Deferred[None]]] = []
         self.sent: list[tuple[TransportAddress, bytes]] = []
         self.stopped: Deferred[None] = Deferred()
+        self.closed = 0
 
     def permit(self, peer: TransportAddress) -> Deferred[None]:
         return self._ask("permit", peer)
@@ -54,6 +55,7 @@ class FakeSession:
         self.sent.append((peer, data))
 
     def close(self) -> Deferred[None]:
+        self.closed += 1
         self.end(None)
         return self.stopped
 

@@ -1,0 +1,76 @@
+"""`relayd-client forward` in words: a line for what happens, and never many for the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall
+
+from relayd.address import TransportAddress
+from relayd.client.forwarding import MAX_SENDERS, Audience, Forwarding
+from relayd.client.uri import TurnUri
+from relayd.errors import RelaydError
+
+INTERVAL = 60.0  # seconds between two lines of the same kind, where what they tell of may happen all the time
+
+
+class Narration(Audience):
+    """Tells what happens through `say`, a line at a time."""
+
+    def __init__(self, clock: Any, say: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._say = say
+        self._uri: TurnUri | None = None
+        self._is_connected = False
+        self._said_at: dict[str, float] = {}
+        self._last_count = ""
+        self._counting: IDelayedCall | None = None
+
+    def trying(self, uri: TurnUri) -> None:
+        """The next way to the relay is tried."""
+        self._uri = uri
+        if not self._is_connected:
+            self._say(f"connecting: {uri}")
+
+    def opened(self, local: TransportAddress, peer: TransportAddress) -> None:
+        self._say(f"listening: {local}, for {peer}")
+
+    def allocated(self, relayed: tuple[TransportAddress, ...]) -> None:
+        self._is_connected = True
+        self._say(f"relayed address: {', '.join(map(str, relayed))}, by {self._uri}")
+
+    def waiting(self, error: RelaydError, pause: float) -> None:
+        self._say(f"no relay: {error}; the next attempt is in {pause:.1f} s")
+
+    def sender_refused(self, error: RelaydError) -> None:
+        self._rarely("refused", f"no relayed address for another sender: {error}")
+
+    def crowded(self) -> None:
+        self._rarely("crowded", f"a sender was turned away: {MAX_SENDERS} are the most at a time")
+
+    def peer_refused(self, peer: TransportAddress, error: RelaydError) -> None:
+        self._rarely(f"peer {peer}", f"the relay does not let us reach {peer} any more: {error}")
+
+    def count(self, forwarding: Forwarding) -> None:
+        """Say what went through, where that is something new, and say so again each minute."""
+        self._counting = self._clock.callLater(INTERVAL, self.count, forwarding)
+        self.say_count(forwarding)
+
+    def say_count(self, forwarding: Forwarding) -> None:
+        """Say what went through, where that is something new."""
+        traffic = f"{forwarding.sent} sent, {forwarding.received} received, {forwarding.dropped} dropped"
+        if traffic not in (self._last_count, "0 sent, 0 received, 0 dropped"):
+            self._last_count = traffic
+            self._say(f"datagrams: {traffic}; senders: {forwarding.senders}")
+
+    def end(self) -> None:
+        """Count no more."""
+        if self._counting is not None and self._counting.active():
+            self._counting.cancel()
+
+    def _rarely(self, kind: str, line: str) -> None:
+        now = self._clock.seconds()
+        if now - self._said_at.get(kind, -INTERVAL) >= INTERVAL:
+            self._said_at[kind] = now
+            self._say(line)

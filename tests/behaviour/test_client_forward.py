@@ -1,0 +1,210 @@
+"""`relayd-client forward` as a user runs it: UDP applications that know nothing of TURN reach a peer through a relay in
+another process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.support.certificate import Certificate, make_certificate
+from tests.support.ports import family_of, free_ports
+from tests.support.process import Process
+from tests.support.servers import PASSWORD, ROOT, USER, TurnServer, assert_clean_end, start_relayd
+
+PATIENCE = 30.0  # seconds until the command is ready, which takes about one
+PROGRAM = "import sys; from relayd.client.command import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[TurnServer]:
+    running = start_relayd(tmp_path_factory.mktemp("server"), certificate)
+    yield running
+    assert_clean_end(running)
+
+
+class Application:
+    """A UDP socket."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.socket = socket.socket(family_of(host), socket.SOCK_DGRAM)
+        self.socket.bind((host, 0))
+        self.socket.settimeout(10.0)
+        self.address = self.socket.getsockname()[:2]
+
+    def send(self, data: bytes, to: tuple[str, int]) -> None:
+        self.socket.sendto(data, to)
+
+    def receive(self) -> tuple[bytes, tuple[str, int]]:
+        data, address = self.socket.recvfrom(65_536)
+        return data, address[:2]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def words(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", PROGRAM, "forward", "--user", USER, *arguments]
+
+
+def environment(password: str = PASSWORD) -> dict[str, str]:
+    return {"PYTHONPATH": str(ROOT), "RELAYD_PASSWORD": password}
+
+
+def command(directory: Path, *arguments: str) -> Process:
+    return Process(words(*arguments), directory, environment())
+
+
+def failed(*arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
+    """The command, which has to end by itself."""
+    return subprocess.run(
+        words(*arguments),
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment(password)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def until_ready(process: Process) -> str:
+    assert process.wait_until(lambda: "relayed address:" in process.output, PATIENCE), process.output
+    return process.output
+
+
+def local_ports(output: str) -> list[tuple[str, int]]:
+    """Where it listens, in the order of the arguments."""
+    found = re.findall(r"^listening: \[?(.+?)\]?:(\d+), for", output, re.MULTILINE)
+    return [(host, int(port)) for host, port in found]
+
+
+def assert_stopped(process: Process, server: TurnServer, how: signal.Signals = signal.SIGTERM) -> str:
+    """It ends in order, with status 0, and with its allocations deleted."""
+    ended = server.process.output.count("ended: deleted")
+    held = process.output.count("relayed address:")
+    assert process.stop(how) == 0, process.output
+    assert process.output.endswith("stopped\n")
+    assert "Traceback" not in process.output
+    assert "Unhandled" not in process.output
+    assert PASSWORD not in process.output
+    assert server.process.wait_until(lambda: server.process.output.count("ended: deleted") >= ended + held, 5.0)
+    return process.output
+
+
+def talk(application: Application, local: tuple[str, int], peer: Application, text: bytes) -> tuple[str, int]:
+    """A question and its answer; gives the relayed address that the peer saw."""
+    application.send(text, local)
+    data, relayed = peer.receive()
+    assert data == text
+    peer.send(b"answer to " + text, relayed)
+    assert application.receive() == (b"answer to " + text, local)
+    return relayed
+
+
+@pytest.mark.parametrize("scheme", ["turn:{}:{}?transport=udp", "turn:{}:{}?transport=tcp", "turns:{}:{}"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_every_way(server: TurnServer, certificate: Certificate, tmp_path: Path, scheme: str, host: str) -> None:
+    """Two applications talk to one peer, each gets its own answers, and the allocations are deleted at the end."""
+    bracketed = f"[{host}]" if ":" in host else host
+    uri = scheme.format(bracketed, server.secure if scheme.startswith("turns") else server.plain)
+    with Application(host) as peer, Application(host) as one, Application(host) as other:
+        udp = f"{bracketed}:0={bracketed}:{peer.address[1]}"
+        process = command(tmp_path, "--ca", str(certificate.certificate), uri, "--udp", udp)
+        (local,) = local_ports(until_ready(process))
+        seen = {talk(one, local, peer, b"one"), talk(other, local, peer, b"other"), talk(one, local, peer, b"again")}
+        assert len(seen) == 2
+        output = assert_stopped(process, server)
+    assert "3 sent, 3 received, 0 dropped" in output
+
+
+def test_several_peers(server: TurnServer, tmp_path: Path) -> None:
+    """Several ports, to peers of both families, are forwarded at once; one application uses one relayed address for
+    each family.
+    """
+    with Application() as peer, Application("::1") as peer6, Application() as application:
+        udp = [f"0=127.0.0.1:{peer.address[1]}", f"0=[::1]:{peer6.address[1]}", f"0=localhost:{peer.address[1]}"]
+        uri = f"turn:127.0.0.1:{server.plain}"
+        process = command(tmp_path, uri, *(word for each in udp for word in ("--udp", each)))
+        locals_ = local_ports(until_ready(process))
+        assert [host for host, _ in locals_] == ["127.0.0.1"] * 3
+        talk(application, locals_[0], peer, b"IPv4")
+        talk(application, locals_[1], peer6, b"IPv6")
+        assert_stopped(process, server, signal.SIGINT)
+
+
+def test_the_relay_restarts(certificate: Certificate, tmp_path: Path) -> None:
+    """The application does not notice that the relay was away, but for what was lost meanwhile."""
+    (tmp_path / "server").mkdir()
+    plain = free_ports(4)
+    first = start_relayd(tmp_path / "server", certificate, plain=plain)
+    with Application() as peer, Application() as application:
+        uri = f"turn:127.0.0.1:{first.plain}?transport=tcp"
+        process = command(tmp_path, uri, "--udp", f"0=127.0.0.1:{peer.address[1]}")
+        (local,) = local_ports(until_ready(process))
+        before = talk(application, local, peer, b"before")
+        assert_clean_end(first)
+        assert process.wait_until(lambda: "no relay:" in process.output, PATIENCE), process.output
+        second = start_relayd(tmp_path / "server", certificate, plain=plain)
+        assert process.wait_until(lambda: process.output.count("relayed address:") == 2, PATIENCE), process.output
+        assert talk(application, local, peer, b"after") != before
+        assert process.stop() == 0
+        assert_clean_end(second)
+
+
+def test_a_way_that_works(server: TurnServer, tmp_path: Path) -> None:
+    """Where UDP does not get through, and TCP does, TCP is used."""
+    with Application() as peer, Application() as application, Application() as silent:
+        # Something that never answers has the UDP port, and TCP goes to the relay.
+        uris = [f"turn:127.0.0.1:{silent.address[1]}?transport=udp", f"turn:127.0.0.1:{server.plain}?transport=tcp"]
+        process = command(tmp_path, *uris, "--timeout", "0.5", "--udp", f"0=127.0.0.1:{peer.address[1]}")
+        output = until_ready(process)
+        assert "transport=udp" in output
+        assert re.search(r"relayed address: .*, by turn:.*transport=tcp", output)
+        talk(application, local_ports(output)[0], peer, b"hello")
+        assert_stopped(process, server)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word", "status"),
+    [
+        (["--udp", "0=127.0.0.1:9", "--tcp", "80=127.0.0.1:80"], "RFC 6062", 2),
+        (["--udp", "0=127.0.0.1"], "says not what to forward", 2),
+        ([], "--udp", 2),
+        (["--udp", "192.0.2.1:0=127.0.0.1:9"], "cannot listen on 192.0.2.1", 1),
+        (["--udp", "0=nowhere.invalid:9"], "nowhere.invalid", 1),
+        (["--udp", "0=10.0.0.1:9"], "does not let us reach 10.0.0.1:9: 403", 1),
+    ],
+)
+def test_faults(server: TurnServer, arguments: list[str], word: str, status: int) -> None:
+    """What cannot be forwarded is told on stderr, and the command ends."""
+    done = failed(f"turn:127.0.0.1:{server.plain}?transport=tcp", *arguments)
+    assert done.returncode == status
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Unhandled" not in done.stderr
+
+
+def test_a_wrong_password(server: TurnServer) -> None:
+    """A wrong password is told at once, and nowhere repeated."""
+    done = failed(f"turn:127.0.0.1:{server.plain}", "--udp", "0=127.0.0.1:9", password="sesame-open")
+    assert done.returncode == 1
+    assert done.stderr == "relayd-client: 401 Unauthorized: check the user name and the password\n"
+    assert "sesame" not in done.stdout

@@ -1,0 +1,116 @@
+"""Of several ways to a relay, the first that works is used; the reasons of those that do not are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
+
+from relayd.client.alternatives import Alternatives
+from relayd.client.uri import TurnUri
+from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
+
+UDP, TCP = TurnUri.parse("turn:192.0.2.1?transport=udp"), TurnUri.parse("turn:192.0.2.1?transport=tcp")
+
+
+class FakeClient:
+    """A way to the relay that the test lets work or fail."""
+
+    def __init__(self, uri: TurnUri) -> None:
+        self.uri = uri
+        self.asked: list[Deferred[Any]] = []
+        self.cancelled = 0
+
+    def allocate(self, protocol: Any) -> Deferred[Any]:
+        self.asked.append(Deferred(self._cancel))
+        return self.asked[-1]
+
+    def _cancel(self, _: Any) -> None:
+        self.cancelled += 1
+
+
+class Party:
+    def __init__(self, *uris: TurnUri) -> None:
+        self.clock = Clock()
+        self.clients = [FakeClient(uri) for uri in uris]
+        self.tried: list[TurnUri] = []
+        clients: Any = self.clients
+        self.alternatives = Alternatives(self.clock, clients, 5.0, self.tried.append)
+
+    def allocate(self) -> list[Any]:
+        """Filled with what comes of it."""
+        results: list[Any] = []
+        self.alternatives.allocate(DatagramProtocol()).addBoth(results.append)
+        return results
+
+
+def error_of(results: list[Any]) -> RelaydError:
+    error = results[0].value
+    assert isinstance(error, RelaydError)
+    return error
+
+
+def test_the_first_that_works() -> None:
+    """A way that fails or is silent for too long is left; the one that worked is the first to be tried again."""
+    party = Party(UDP, TCP)
+    results = party.allocate()
+    party.clock.advance(5.0)
+    assert party.clients[0].cancelled == 1
+    party.clients[1].asked[0].callback("a port")
+    assert results == ["a port"]
+    again = party.allocate()
+    party.clients[1].asked[1].errback(ServerUnavailable("gone"))
+    party.clients[0].asked[1].callback("another port")
+    assert again == ["another port"]
+    assert party.tried == [UDP, TCP, TCP, UDP]
+    assert party.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [
+        ([ServerUnavailable("refused"), ConfigurationError("no such way")], ServerUnavailable),
+        ([ConfigurationError("one"), ConfigurationError("other")], ConfigurationError),
+    ],
+)
+def test_no_way(errors: list[RelaydError], kind: type) -> None:
+    """Where nothing works, the error says what is wrong with each, and whether it is of use to try again."""
+    party = Party(UDP, TCP)
+    results = party.allocate()
+    for client, error in zip(party.clients, errors, strict=True):
+        client.asked[0].errback(error)
+    error = error_of(results)
+    assert type(error) is kind
+    assert str(error) == f"no way to the relay works: {UDP}: {errors[0]}; {TCP}: {errors[1]}"
+
+
+def test_the_only_way() -> None:
+    """The error of an only way is told as it is; silence is one."""
+    party = Party(UDP)
+    results = party.allocate()
+    party.clock.advance(5.0)
+    assert str(error_of(results)) == "no answer within 5 seconds"
+
+
+def test_a_refusal() -> None:
+    """What a relay refuses it refuses on every way: no other is tried."""
+    party = Party(UDP, TCP)
+    results = party.allocate()
+    refused = RemoteError(401, "Unauthorized")
+    party.clients[0].asked[0].errback(refused)
+    assert error_of(results) is refused
+    assert party.clients[1].asked == []
+
+
+def test_cancelling() -> None:
+    """An attempt that is no longer wanted is cancelled, and no other way is tried."""
+    party = Party(UDP, TCP)
+    waiting = party.alternatives.allocate(DatagramProtocol())
+    waiting.addErrback(lambda failure: None)
+    waiting.cancel()
+    assert party.clients[0].cancelled == 1
+    assert party.clients[1].asked == []
+    assert party.clock.getDelayedCalls() == []
