@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,17 +15,25 @@ from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
 
 
+class Progress:
+    """Told which way is tried. Does nothing by itself."""
+
+    def trying(self, uri: TurnUri) -> None:
+        """This one is tried now."""
+
+    def failed(self, uri: TurnUri, error: RelaydError) -> None:
+        """It does not work."""
+
+
 class Alternatives:
     """Allocates as a `TurnClient` does, over one of several. The way that worked last is tried first."""
 
-    def __init__(
-        self, clock: Any, clients: Sequence[TurnClient], patience: float, trying: Callable[[TurnUri], None]
-    ) -> None:
-        """`patience` is the seconds that each may take; `trying` is called before each."""
+    def __init__(self, clock: Any, clients: Sequence[TurnClient], patience: float, progress: Progress) -> None:
+        """`patience` is the seconds that each may take."""
         self._clock = clock
         self._clients = list(clients)
         self._patience = patience
-        self._trying = trying
+        self._progress = progress
 
     def allocate(self, protocol: AbstractDatagramProtocol) -> Deferred[RelayedPort]:
         """Fails with RemoteError as soon as a relay refuses, and where no way works with ServerUnavailable that says
@@ -35,8 +43,9 @@ class Alternatives:
 
     async def _allocate(self, protocol: AbstractDatagramProtocol) -> RelayedPort:
         errors: list[RelaydError] = []
-        for client in list(self._clients):
-            self._trying(client.uri)
+        clients = list(self._clients)
+        for client in clients:
+            self._progress.trying(client.uri)
             try:
                 port = await client.allocate(protocol).addTimeout(self._patience, self._clock)
             except Timeout:
@@ -48,9 +57,9 @@ class Alternatives:
                 self._clients.remove(client)
                 self._clients.insert(0, client)
                 return port
+            self._progress.failed(client.uri, errors[-1])
         if len(errors) == 1:
             raise errors[0]
         kind = ConfigurationError if all(isinstance(each, ConfigurationError) for each in errors) else ServerUnavailable
-        # The order of `errors` is that of the clients: nothing is moved where nothing works.
-        each = zip((client.uri for client in self._clients), errors, strict=False)
+        each = zip((client.uri for client in clients), errors, strict=True)
         raise kind("no way to the relay works: " + "; ".join(f"{uri}: {error}" for uri, error in each))

@@ -31,7 +31,7 @@ async def forward(
     routes = [await route_of(reactor, each) for each in forwards]
     families = tuple(sorted({route.peer.family for route in routes}))
     narration = Narration(reactor, say)
-    client = Alternatives(reactor, clients(families), patience, narration.trying)
+    client = Alternatives(reactor, clients(families), patience, narration)
     forwarding = Forwarding(reactor, client, narration, secrets.token_bytes)
     # The reactor stops when all allocations are deleted.
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(forwarding.stop()))

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 
 from relayd.address import TransportAddress
+from relayd.client.alternatives import Progress
 from relayd.client.forwarding import MAX_SENDERS, Audience, Forwarding
 from relayd.client.uri import TurnUri
 from relayd.errors import RelaydError
@@ -15,7 +16,7 @@ from relayd.errors import RelaydError
 INTERVAL = 60.0  # seconds between two lines of the same kind, where what they tell of may happen all the time
 
 
-class Narration(Audience):
+class Narration(Audience, Progress):
     """Tells what happens through `say`, a line at a time."""
 
     def __init__(self, clock: Any, say: Callable[[str], None]) -> None:
@@ -28,10 +29,13 @@ class Narration(Audience):
         self._counting: IDelayedCall | None = None
 
     def trying(self, uri: TurnUri) -> None:
-        """The next way to the relay is tried."""
         self._uri = uri
         if not self._is_connected:
             self._say(f"connecting: {uri}")
+
+    def failed(self, uri: TurnUri, error: RelaydError) -> None:
+        if not self._is_connected:
+            self._say(f"  that does not work: {error}")
 
     def opened(self, local: TransportAddress, peer: TransportAddress) -> None:
         self._say(f"listening: {local}, for {peer}")
@@ -62,7 +66,8 @@ class Narration(Audience):
         traffic = f"{forwarding.sent} sent, {forwarding.received} received, {forwarding.dropped} dropped"
         if traffic not in (self._last_count, "0 sent, 0 received, 0 dropped"):
             self._last_count = traffic
-            self._say(f"datagrams: {traffic}; senders: {forwarding.senders}")
+            senders = f"; senders: {forwarding.senders}" if forwarding.senders else ""
+            self._say(f"datagrams: {traffic}{senders}")
 
     def end(self) -> None:
         """Count no more."""

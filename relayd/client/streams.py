@@ -68,9 +68,10 @@ class StreamConnection(StreamProtocol):
         self._is_lost = True
         if self._cut is not None and self._cut.active():
             self._cut.cancel()
-        if self._closed is not None:
-            self._closed.callback(None)
+        closed = self._closed
         self._lost(ServerUnavailable(self._fault or wording(reason)))
+        if closed is not None:
+            closed.callback(None)
 
     def pauseProducing(self) -> None:
         self._is_congested = True

@@ -22,6 +22,7 @@ from tests.support.process import Process
 from tests.support.servers import PASSWORD, ROOT, USER, TurnServer, assert_clean_end, start_relayd
 
 PATIENCE = 30.0  # seconds until the command is ready, which takes about one
+WEB_PORT = free_ports()
 PROGRAM = "import sys; from relayd.client.command import main; sys.exit(main())"
 
 
@@ -32,7 +33,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[TurnServer]:
-    running = start_relayd(tmp_path_factory.mktemp("server"), certificate)
+    keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
+    web = [f"--listen=web=ssl:{WEB_PORT}:interface={host}:{keys}" for host in ("127.0.0.1", r"\:\:1")]
+    running = start_relayd(tmp_path_factory.mktemp("server"), certificate, *web)
     yield running
     assert_clean_end(running)
 
@@ -119,12 +122,12 @@ def talk(application: Application, local: tuple[str, int], peer: Application, te
     return relayed
 
 
-@pytest.mark.parametrize("scheme", ["turn:{}:{}?transport=udp", "turn:{}:{}?transport=tcp", "turns:{}:{}"])
+@pytest.mark.parametrize("way", ["turn:{}:{plain}?transport=udp", "turns:{}:{secure}", "wss://{}:{web}/turn"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_every_way(server: TurnServer, certificate: Certificate, tmp_path: Path, scheme: str, host: str) -> None:
+def test_every_way(server: TurnServer, certificate: Certificate, tmp_path: Path, way: str, host: str) -> None:
     """Two applications talk to one peer, each gets its own answers, and the allocations are deleted at the end."""
     bracketed = f"[{host}]" if ":" in host else host
-    uri = scheme.format(bracketed, server.secure if scheme.startswith("turns") else server.plain)
+    uri = way.format(bracketed, plain=server.plain, secure=server.secure, web=WEB_PORT)
     with Application(host) as peer, Application(host) as one, Application(host) as other:
         udp = f"{bracketed}:0={bracketed}:{peer.address[1]}"
         process = command(tmp_path, "--ca", str(certificate.certificate), uri, "--udp", udp)

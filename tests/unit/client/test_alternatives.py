@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
-from relayd.client.alternatives import Alternatives
+from relayd.client.alternatives import Alternatives, Progress
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 
@@ -32,13 +32,22 @@ class FakeClient:
         self.cancelled += 1
 
 
-class Party:
+class Party(Progress):
+    """Alternatives, and what they tell."""
+
     def __init__(self, *uris: TurnUri) -> None:
         self.clock = Clock()
         self.clients = [FakeClient(uri) for uri in uris]
         self.tried: list[TurnUri] = []
+        self.failures: list[tuple[TurnUri, str]] = []
         clients: Any = self.clients
-        self.alternatives = Alternatives(self.clock, clients, 5.0, self.tried.append)
+        self.alternatives = Alternatives(self.clock, clients, 5.0, self)
+
+    def trying(self, uri: TurnUri) -> None:
+        self.tried.append(uri)
+
+    def failed(self, uri: TurnUri, error: RelaydError) -> None:
+        self.failures.append((uri, str(error)))
 
     def allocate(self) -> list[Any]:
         """Filled with what comes of it."""
@@ -66,6 +75,7 @@ def test_the_first_that_works() -> None:
     party.clients[0].asked[1].callback("another port")
     assert again == ["another port"]
     assert party.tried == [UDP, TCP, TCP, UDP]
+    assert party.failures == [(UDP, "no answer within 5 seconds"), (TCP, "gone")]
     assert party.clock.getDelayedCalls() == []
 
 

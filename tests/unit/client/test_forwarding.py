@@ -252,9 +252,7 @@ def test_as_many_senders_as_there_may_be(party: Party) -> None:
 
 
 def test_a_sender_without_a_relayed_address(party: Party) -> None:
-    """Where the relay grants no other allocation, that is told once, the others go on, and the sender may try again some
-    seconds later.
-    """
+    """Where the relay grants no other allocation, that is told once, the others go on, and the sender may try again."""
     party.succeed()
     party.local.receive(b"one", 1)
     party.local.receive(b"two", 2)
