@@ -39,7 +39,7 @@ REQUESTS_PER_TURN = 32  # messages that no flow takes, some 20 us each; the rest
 
 
 def ip_address(address: object) -> TransportAddress | None:
-    """None for what is no IP address, such as a Unix socket. Raises DecodeError."""
+    """None for what is no IP address, such as a Unix socket."""
     if isinstance(address, IPv4Address | IPv6Address):
         return TransportAddress.parse(address.host, address.port)
     return None
@@ -116,18 +116,8 @@ class ClientConnection(Protocol):
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         self._start(transport)
-        if not self._listener.behind_proxy:
+        if not self._listener.behind_proxy:  # else only its header says who that is
             self._identify()
-            return
-        # The peer is the proxy as long as its header, which comes ahead of the client's first bytes, is not there.
-        proxy = ip_address(transport.getPeer())
-        if proxy is not None and not self._listener.trusts(proxy):
-            self._listener.warn_once(
-                "a stranger",
-                f"refused {proxy.host}, which is no trusted proxy, and will refuse others without another word: if it "
-                "is one, give --trust-proxy",
-            )
-            self.abort()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._closing = True
@@ -316,11 +306,7 @@ class ClientConnection(Protocol):
     def _identify(self) -> bool:
         """Find out who that is; False if it may not stay."""
         transport: Any = self.transport
-        try:
-            self.remote = ip_address(transport.getPeer())
-        except DecodeError:  # a PROXY header can claim any text
-            self.abort()
-            return False
+        self.remote = ip_address(transport.getPeer())
         if not self._welcome():
             self.abort()
             return False
@@ -330,7 +316,9 @@ class ClientConnection(Protocol):
     def _welcome(self) -> bool:
         """Count the client and give it a path. False if its source has too many connections."""
         client = self.remote or self._listener.told.invent()
-        if not self._claim(client):
+        # A proxy that does not say for whom it connected brings everybody: it is no source.
+        is_proxy = self._listener.behind_proxy and self._listener.trusts(self.remote)
+        if not is_proxy and not self._claim(client):
             return False
         self._set_path(client, self._is_secure())
         return True
@@ -346,15 +334,13 @@ class ClientConnection(Protocol):
 
     def _set_path(self, client: TransportAddress, secure: bool) -> None:
         transport: Any = self.transport
-        try:
-            server = ip_address(transport.getHost())
-        except DecodeError:  # a PROXY header again
-            server = None
-        five_tuple = FiveTuple(client, server or self._listener.local_server, TCP)
+        server = ip_address(transport.getHost()) or self._listener.local_server
+        five_tuple = FiveTuple(client, server, TCP)
         self.path = Path(five_tuple, self.secure if secure else self.plain)
 
     def _is_secure(self) -> bool:
-        return ISSLTransport.providedBy(self.transport)
+        """Whether TLS ends here, or ended at a proxy that said so in its header."""
+        return ISSLTransport.providedBy(self.transport) or getattr(self.transport, "client_used_tls", False)
 
     def _write(self, data: bytes) -> None:
         self._waiting.append(data)

@@ -11,12 +11,12 @@ from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
-from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.filepath import FilePath
 
 from relayd.errors import ConfigurationError
 from relayd.listeners.endpoint import split_arguments
+from relayd.listeners.proxied import Judge, ProxiedFactory
 
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 
@@ -34,16 +34,18 @@ class InternetPorts:
     for it among what was encrypted, and hides our ALPN protocols from its TLS.
     """
 
-    def __init__(self, reactor: Any, description: str, behind_proxy: bool) -> None:
-        """`description` begins with `tcp:` or `ssl:`."""
+    def __init__(self, reactor: Any, description: str, judge: Judge | None) -> None:
+        """`description` begins with `tcp:` or `ssl:`. `judge` knows the proxies; None: there are none."""
         self._reactor = reactor
         self._description = description
-        self._behind_proxy = behind_proxy
+        self._judge = judge
 
     def listenTCP(  # noqa: N802
-        self, port: int, factory: ServerFactory, backlog: int, interface: str
+        self, port: int, factory: Any, backlog: int, interface: str
     ) -> IListeningPort:
         """What a `tcp:` endpoint calls. Raises CannotListenError, or OSError."""
+        if self._judge is not None:
+            factory = ProxiedFactory(factory, self._judge)
         listening: IListeningPort
         if ":" not in interface or interface.strip("0:"):
             listening = self._reactor.listenTCP(port, factory, backlog, interface)
@@ -64,8 +66,6 @@ class InternetPorts:
         if not contextFactory.extraCertChain:
             contextFactory.extraCertChain = intermediates(self._description)
         below: Any = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
-        if self._behind_proxy:
-            below = HAProxyWrappingFactory(below)
         below.noisy = False
         return self.listenTCP(port, below, backlog, interface)
 

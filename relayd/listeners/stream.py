@@ -28,6 +28,7 @@ from relayd.listeners.admission import Admission
 from relayd.listeners.connection import ClientConnection, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
+from relayd.listeners.proxied import ProxiedFactory
 from relayd.listeners.told_addresses import ToldAddresses, local_address
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
@@ -186,17 +187,16 @@ def open_stream(listener: Listener, description: str, reactor: Any) -> Deferred[
 
     def listen() -> Deferred[IListeningPort]:
         _refuse_old_tls(description)
-        # Untyped, like the endpoint plugins behind it.
-        endpoint: Any
+        endpoint: Any  # untyped, like the endpoint plugins
         unproxied = description.removeprefix(_PROXIED)
-        ports = InternetPorts(reactor, unproxied, listener.behind_proxy)
-        if unproxied.startswith("ssl:"):
+        ports = InternetPorts(reactor, unproxied, listener if listener.behind_proxy else None)
+        if unproxied.startswith(("ssl:", "tcp:")):
             endpoint = serverFromString(ports, unproxied)
-        elif unproxied.startswith("tcp:"):
-            endpoint = serverFromString(ports, description)
+            above: Any = listener
         else:
-            endpoint = serverFromString(reactor, description)
-        listening: Deferred[IListeningPort] = endpoint.listen(listener)
+            endpoint = serverFromString(reactor, unproxied)
+            above = ProxiedFactory(listener, listener) if listener.behind_proxy else listener
+        listening: Deferred[IListeningPort] = endpoint.listen(above)
         return listening
 
     def explain(failure: Failure) -> Failure:

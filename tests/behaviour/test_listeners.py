@@ -225,6 +225,34 @@ class Streams(ListenerTest):
         (path,) = self.service.paths
         assert path.path.client == TransportAddress.parse("198.51.100.7", 50000)
 
+    async def test_proxy_protocol_in_pieces(self) -> None:
+        """The header may come a byte at a time, and of either version; a stranger's connection is closed at once."""
+        binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c" + bytes([198, 51, 100, 7, 192, 0, 2, 1]) + b"\xc3\x50\x0d\x96"
+        listener = await self.listen("haproxy:tcp:0:interface=127.0.0.1")
+        (address,) = listener.addresses
+        for header in (b"PROXY TCP4 198.51.100.7 192.0.2.1 50000 3478\r\n", binary):
+            client = socket.create_connection((address.host, address.port))
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in header:
+                client.send(bytes([byte]))
+                await deferLater(reactor, 0)
+            assert await self.in_thread(ask, client) == ANSWER
+            assert self.service.paths[-1].path.client == TransportAddress.parse("198.51.100.7", 50000)
+            assert self.service.paths[-1].path.five_tuple.server == TransportAddress.parse("192.0.2.1", 3478)
+        strict = await self.listen("haproxy:tcp:0:interface=127.0.0.1", trusted_proxies=())
+        client = socket.create_connection((strict.addresses[0].host, strict.addresses[0].port), PATIENCE)
+        with client, pytest.raises(ConnectionResetError):
+            await self.in_thread(client.recv, 100)
+
+    async def test_proxy_protocol_on_a_unix_socket(self) -> None:
+        """A proxy on this host may come through a Unix socket, whose permissions say who may."""
+        path = self.directory / "proxied.socket"
+        await self.listen(f"haproxy:unix:{path}")
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+        assert await self.in_thread(ask, client, b"PROXY TCP4 198.51.100.7 192.0.2.1 50000 3478\r\n") == ANSWER
+        assert self.service.paths[0].path.client == TransportAddress.parse("198.51.100.7", 50000)
+
     async def test_a_connection_that_is_lost_closes_its_path(self) -> None:
         """The service hears when the client goes."""
         listener = await self.listen("tcp:0:interface=127.0.0.1")

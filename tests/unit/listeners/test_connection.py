@@ -13,8 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
-from zope.interface import alsoProvides, directlyProvides, implementer
+from zope.interface import alsoProvides, directlyProvides
 from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection, TransportAddress
@@ -23,7 +22,6 @@ from relayd.dataplane.flow import Flow
 from relayd.interfaces import IClientPath, IListener
 from relayd.listeners.connection import CLOSE_GRACE, MAX_JOINED, MAX_OWED, REQUESTS_PER_TURN, StreamClient
 from relayd.listeners.stream import StreamListener
-from relayd.turn.peer_rules import parse_cidr
 from tests.unit.listeners.fakes import FakeRelay, FakeService
 
 SERVER = IPv4Address("TCP", "192.0.2.1", 3478)
@@ -482,70 +480,6 @@ def test_connections_are_limited_per_source() -> None:
     assert [connect(host) for host in hosts] == [True, True, False, True, False]
     hosts = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"]
     assert [connect(host) for host in hosts] == [True, True, False, True]
-
-
-def test_behind_a_proxy_the_client_is_known_with_its_first_bytes() -> None:
-    """The PROXY header replaces the address after the connection was made; limits and path use the client's own."""
-    bench = Bench("haproxy:tcp:3478", max_connections_per_source=1, trusted_proxies=(parse_cidr("10.0.0.0/8"),))
-    proxy = IPv4Address("TCP", "10.0.0.1", 1234)
-    first, first_transport = bench.connect(proxy)
-    second, second_transport = bench.connect(proxy)
-    third, third_transport = bench.connect(proxy)
-    first_transport.peerAddr = CLIENT
-    second_transport.peerAddr = IPv4Address("TCP", "198.51.100.8", 1)
-    third_transport.peerAddr = IPv4Address("TCP", "198.51.100.8", 2)
-    for client in (first, second, third):
-        client.dataReceived(BINDING)
-    assert first.path.client == TransportAddress.parse("198.51.100.7", 50000)
-    assert second.path.client == TransportAddress.parse("198.51.100.8", 1)
-    assert [each.aborted for each in (first_transport, second_transport, third_transport)] == [False, False, True]
-    assert bench.service.messages == [BINDING, BINDING]
-
-
-def test_an_untrusted_proxy_is_refused() -> None:
-    """Only a trusted proxy may say who its client is: by default one on this host. Others cannot even connect."""
-    bench = Bench("haproxy:tcp:3478")
-
-    def connect(address: Any) -> bool:
-        return not bench.connect(address)[1].aborted
-
-    hosts = ["198.51.100.7", "10.0.0.1", "127.0.0.1", "2001:db8::1", "::1"]
-    found = [connect((IPv6Address if ":" in host else IPv4Address)("TCP", host, 5)) for host in hosts]
-    assert found == [False, False, True, False, True]
-    assert connect(UNIXAddress(None))
-    assert bench.service.received == []
-
-
-def test_untrusted_proxies_are_logged_once() -> None:
-    """The operator is told which address was refused, and nobody can fill the log with it."""
-    lines: list[str] = []
-
-    @implementer(ILogObserver)
-    def observe(event: Any) -> None:
-        lines.append(formatEvent(event))
-
-    bench = Bench("haproxy:tcp:3478")
-    globalLogPublisher.addObserver(observe)
-    try:
-        for _ in range(3):
-            bench.connect(CLIENT)
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    (line,) = [line for line in lines if "--trust-proxy" in line]
-    assert "198.51.100.7" in line
-
-
-@pytest.mark.parametrize(("host", "port"), [("somewhere", 1), ("198.51.100.7", 70000)])
-def test_a_nonsensical_proxy_header_ends_the_connection(host: str, port: int) -> None:
-    """An address that is none is not passed on."""
-    bench = Bench("haproxy:tcp:3478")
-    client, transport = bench.connect(IPv4Address("TCP", "127.0.0.1", 1234))
-    transport.peerAddr = IPv4Address("TCP", host, port)
-    client.dataReceived(BINDING)
-    assert transport.aborted
-    bench.seconds(1)
-    assert bench.service.received == bench.service.closed == []
-    bench.check_nothing_is_left()
 
 
 def test_close_sends_what_was_written() -> None:

@@ -20,7 +20,7 @@ from relayd.listeners.websocket import MAX_LINGERING, PING_INTERVAL, PONG_TIMEOU
 from relayd.stun.message import MAX_MESSAGE
 from relayd.turn.peer_rules import parse_cidr
 from tests.unit.listeners.fakes import FakeRelay
-from tests.unit.listeners.test_connection import BINDING, CLIENT, INDICATION, PEER, RESPONSE, stun
+from tests.unit.listeners.test_connection import BINDING, INDICATION, PEER, RESPONSE, stun
 from tests.unit.listeners.web_bench import (
     BINARY,
     CLOSE,
@@ -409,15 +409,6 @@ def test_clients_of_a_unix_socket_get_unique_addresses() -> None:
     assert len(paths) == 3
 
 
-def test_behind_a_proxy_the_client_is_known_with_its_first_bytes() -> None:
-    """The PROXY header replaces the address after the connection was made."""
-    bench = WebBench("haproxy:tcp:8080", trusted_proxies=(parse_cidr("10.0.0.0/8"),))
-    client, transport = bench.connect(IPv4Address("TCP", "10.0.0.1", 1234))
-    transport.peerAddr = IPv4Address("TCP", "198.51.100.9", 5)
-    client.dataReceived(handshake())
-    assert client.path.client == TransportAddress.parse("198.51.100.9", 5)
-
-
 def test_http_alone_is_no_path() -> None:
     """The service hears nothing of connections that never became a WebSocket."""
     bench = WebBench()
@@ -524,19 +515,6 @@ def test_a_web_proxy_that_contradicts_itself() -> None:
     finally:
         globalLogPublisher.removeObserver(observe)
     assert len(lines) == 1
-
-
-def test_the_proxy_in_front_of_the_web_proxy() -> None:
-    """Where the PROXY header names a trusted proxy, that one may name the client in HTTP."""
-    bench = WebBench("haproxy:tcp:8080", **BEHIND_PROXY)
-    client, transport = bench.connect(PROXY)
-    transport.peerAddr = IPv4Address("TCP", "10.0.0.2", 5)
-    client.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
-    assert client.path.client == TransportAddress.parse("203.0.113.9", 5)
-    forger, transport = bench.connect(PROXY)
-    transport.peerAddr = CLIENT
-    forger.dataReceived(handshake("X-Forwarded-For: 203.0.113.9"))
-    assert forger.path.client == TransportAddress.parse("198.51.100.7", 50000)
 
 
 @pytest.mark.parametrize("code", [b"", NORMAL, (1001).to_bytes(2) + b"bye"])
