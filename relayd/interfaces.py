@@ -332,9 +332,12 @@ class IRelayStatus(Interface):
     version: str = Attribute("Of relayd.")
     data_plane: str = Attribute("The name of the data plane.")
     started: float = Attribute("Seconds since 1970.")
-    listeners: list[IListener] = Attribute("The ways in that are open.")
+    listeners: Any = Attribute("The `IListener`s that are open.")
     relay_addresses: Any = Attribute("The `relayd.config.RelayAddress`es that are relayed from.")
     statistics: Any = Attribute("The `relayd.observers.statistics.Statistics` of this relay.")
+
+    def seconds() -> float:
+        """The time, in seconds since 1970."""
 
 
 class IAllocationObserverFactory(Interface):

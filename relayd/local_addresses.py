@@ -63,6 +63,18 @@ def has_ipv6_loopback() -> bool:
     return True
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there over TCP, as far as can be known beforehand."""
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the listener does
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def own_endpoints(listening: list[TransportAddress]) -> set[TransportAddress]:
     """Where our listeners can really be reached: a wildcard stands for every address of this host of its family."""
     endpoints = set()

@@ -64,7 +64,7 @@ class Options(usage.Options, strcred.AuthOptionMixin):
     # --- what may be given several times ------------------------------------------------------------------------------
 
     def opt_listen(self, text: str) -> None:
-        """* KIND=ENDPOINT: a way in, as --help-listen explains. [default: UDP and TCP 3478 on loopback]"""
+        """* KIND=ENDPOINT: a way in, as --help-listen explains. [default: UDP, TCP and web on loopback]"""
         self._collect("listen", text)
 
     def opt_auth(self, text: str) -> None:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Sequence
 
 from relayd import __version__
-from relayd.address import AppConnection, TransportAddress
+from relayd.address import AppConnection, Family, TransportAddress
 from relayd.config import RelayAddress
 from relayd.interfaces import IListener
 from relayd.launch.defaults import OneUser
+from relayd.turn.peer_rules import Network
 
 # URI scheme and transport by app_connection (RFC 7065). DTLS is TLS over UDP there.
 _URIS = {
@@ -20,6 +21,9 @@ _URIS = {
     AppConnection.DTLS: ("turns", "udp"),
 }
 
+_SITES = ("web", "any")  # kinds of listeners with pages
+_SECURE = (AppConnection.TLS, AppConnection.WSS)
+_LOOPBACK = {Family.IPV4: b"\x7f\0\0\x01", Family.IPV6: bytes(15) + b"\x01"}
 
 READY = "relayd: ready"
 
@@ -30,6 +34,7 @@ def announcement(
     data_plane_name: str,
     on_loopback: bool,
     one_user: OneUser | None,
+    status_from: Sequence[Network] = (),
 ) -> list[str]:
     """The lines to print; the last one is always `READY`."""
     lines = [f"relayd {__version__}, data plane {data_plane_name}"]
@@ -40,6 +45,9 @@ def announcement(
         lines.append(
             "relayd: all is on loopback, so peers on loopback may be reached; --allow-peer or --deny-peer end that"
         )
+    pages = status_urls(listeners, relays, status_from)
+    if pages:
+        lines.append(f"relayd: status page at {' '.join(pages)}")
     web_urls = websocket_urls(listeners, relays)
     if web_urls:
         lines.append(f"relayd: WebSocket clients reach it at {' '.join(web_urls)}")
@@ -78,6 +86,22 @@ def websocket_urls(listeners: Iterable[IListener], relays: Sequence[RelayAddress
     ]
 
 
+def status_urls(
+    listeners: Iterable[IListener], relays: Sequence[RelayAddress], status_from: Sequence[Network]
+) -> list[str]:
+    """Where those that `status_from` lets in read the status page: on this host, if it is one of them."""
+    urls = []
+    for listener in listeners:
+        if listener.kind not in _SITES or not status_from:
+            continue
+        scheme = "https" if AppConnection(listener.app_connection) in _SECURE else "http"
+        here = [_from_here(address) for address in listener.addresses]
+        address = next((each for each in here if _is_in(each, status_from)), _reachable(listener.addresses, relays))
+        if address is not None:
+            urls.append(f"{scheme}://{address}/")
+    return urls
+
+
 def ice_server(uris: Sequence[str], username: str, credential: str) -> str:
     """An entry of `iceServers`, as browsers take it, on one line of JSON."""
     return json.dumps({"urls": list(uris), "username": username, "credential": credential})
@@ -96,6 +120,16 @@ def hints_about_nat(relays: Iterable[RelayAddress]) -> list[str]:
 def _is_private(address: TransportAddress) -> bool:
     ip = ipaddress.ip_address(address.ip)
     return ip.is_private and not ip.is_loopback and not ip.is_unspecified
+
+
+def _is_in(address: TransportAddress, networks: Iterable[Network]) -> bool:
+    ip = ipaddress.ip_address(address.ip)
+    return any(ip in network for network in networks)
+
+
+def _from_here(address: TransportAddress) -> TransportAddress:
+    """What is written on this host to get there; it is also what the connection then comes from."""
+    return address if any(address.ip) else TransportAddress(_LOOPBACK[address.family], address.port)
 
 
 def _reachable(addresses: Sequence[TransportAddress], relays: Sequence[RelayAddress]) -> TransportAddress | None:

@@ -11,18 +11,24 @@ from relayd.address import Family, TransportAddress
 from relayd.config import DEFAULT_PORT, RelayAddress
 from relayd.errors import ConfigurationError, DecodeError
 from relayd.listeners.endpoint import split_arguments
-from relayd.local_addresses import default_source, has_ipv6_loopback
+from relayd.local_addresses import default_source, has_ipv6_loopback, is_free
 
 # Endpoint types whose interface can be read off the description, with the one that they take when none is written.
 _DEFAULT_INTERFACES = {"udp": "0.0.0.0", "dtls": "0.0.0.0", "tcp": "0.0.0.0", "ssl": "0.0.0.0", "tcp6": "::"}
+WEB_PORT = 8080
 _PASSWORD_BYTES = 16  # written in hexadecimal, so that no character means anything to a shell
 
 
 def default_ways_in() -> tuple[tuple[str, str], ...]:
-    """What is listened on without --listen: UDP and TCP on loopback, in each family that there is."""
-    hosts = ["127.0.0.1", r"\:\:1"] if has_ipv6_loopback() else ["127.0.0.1"]
+    """What is listened on without --listen: UDP, TCP and the web site on loopback, in each family that there is.
+
+    The site's port is not known to clients beforehand, as TURN's is, and often taken: then it gets any that is free.
+    """
+    hosts = ["127.0.0.1", "::1"] if has_ipv6_loopback() else ["127.0.0.1"]
+    web_port = WEB_PORT if all(is_free(host, WEB_PORT) for host in hosts) else 0
+    ways = (("turn", f"udp:{DEFAULT_PORT}"), ("turn", f"tcp:{DEFAULT_PORT}"), ("web", f"tcp:{web_port}"))
     return tuple(
-        ("turn", f"{transport}:{DEFAULT_PORT}:interface={host}") for host in hosts for transport in ("udp", "tcp")
+        (kind, f"{endpoint}:interface={host}".replace("::1", r"\:\:1")) for host in hosts for kind, endpoint in ways
     )
 
 

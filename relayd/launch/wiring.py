@@ -38,10 +38,12 @@ from relayd.launch.defaults import (
     is_confined_to_loopback,
 )
 from relayd.launch.plugins import all_plugins, find_plugin
+from relayd.launch.status import RelayStatus
 from relayd.local_addresses import own_endpoints
 from relayd.policies.guard import AllOf
 from relayd.policies.peers import PeerGuard
 from relayd.service import RelayService
+from relayd.turn.peer_rules import Network
 from relayd.turn.server import TurnServer
 from relayd.turn.settings import TurnSettings
 
@@ -55,15 +57,20 @@ class _Opening:
     guard: PeerGuard
     on_loopback: bool
     one_user: OneUser | None
+    status: RelayStatus
+    status_from: Sequence[Network]
     alternates: dict[TransportAddress, TransportAddress] = field(default_factory=dict)
 
     def opened(self, listeners: Sequence[IListener]) -> list[str]:
-        """Tell the peer rules and NAT behaviour discovery; give the lines to print."""
+        """Tell the peer rules, the status page and NAT behaviour discovery; give the lines to print."""
         endpoints = own_endpoints([each for listener in listeners for each in listener.addresses])
         self.guard.listening_on(endpoints | seen_from_outside(endpoints, self.relays))
         for listener in listeners:
             self.alternates.update(alternates_of(listener))
-        return announcement(listeners, self.relays, self.data_plane_name, self.on_loopback, self.one_user)
+        self.status.listeners = tuple(listeners)
+        return announcement(
+            listeners, self.relays, self.data_plane_name, self.on_loopback, self.one_user, self.status_from
+        )
 
 
 def build_daemon(
@@ -78,9 +85,10 @@ def build_daemon(
     one_user = None if checkers else make_one_user()
     plane_factory = choose_data_plane(settings.data_plane)
     guard = PeerGuard(LOOPBACK if on_loopback else settings.allow_peer, settings.deny_peer)
-    opening = _Opening(relays, plane_factory.name, guard, on_loopback, one_user)
+    status = RelayStatus(reactor, plane_factory.name, relays)
+    opening = _Opening(relays, plane_factory.name, guard, on_loopback, one_user, status, settings.status_from)
     policies = make_policies(settings.policy, reactor)
-    observers = make_observers(settings, reactor, is_daemon)
+    observers = [*make_observers(settings, reactor, is_daemon), status.statistics]
     authenticator = Authenticator([one_user.checker()] if one_user else checkers, reactor)
     data_plane = plane_factory.make(reactor)
     try:
@@ -117,6 +125,7 @@ def build_daemon(
             trusted_proxies=settings.trust_proxy,
             web_origins=settings.web_origin,
             status_from=settings.status_from,
+            status=status,
         ),
         opening.opened,
         Console(sys.stdout, sys.stderr),

@@ -6,6 +6,7 @@ any size into files. Here the listener sweeps, nobody logs, and bodies are read 
 
 from __future__ import annotations
 
+import ipaddress
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Protocol
@@ -71,10 +72,12 @@ class WebRequest(Request):
         """Who asks; None where a proxy was on the way that does not say, or is not to be believed.
 
         A request of HTTP/1.0 counts as one through a proxy: nginx speaks that to its upstreams, and by default says
-        nothing else that tells its requests from those of a client on its own host.
+        nothing else that tells its requests from those of a client on its own host. A proxy's word that the client is
+        on this host counts for nothing: it may only pass on what somebody far away wrote.
         """
-        if self.forwarded is not None and self.forwarded.client is not None:
-            return self.forwarded.client
+        told = None if self.forwarded is None else self.forwarded.client
+        if told is not None:
+            return None if ipaddress.ip_address(told.ip).is_loopback else told
         headers = self.requestHeaders
         if self.clientproto == b"HTTP/1.0" or any(headers.hasHeader(name) for name in FORWARDING):
             return None

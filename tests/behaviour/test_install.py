@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.process import Process
 from tests.support.servers import ROOT, START_PATIENCE
 
@@ -48,13 +51,22 @@ class CleanEnvironment:
         assert ended.returncode == 0, ended.stderr
 
     def starts(self) -> bool:
-        """Whether a relay comes up from another directory, with every kind of plugin that it needs."""
-        words = [str(self.bin / "twistd"), "-n", "--pidfile=", "relayd", "--listen=turn=udp:0:interface=127.0.0.1"]
+        """Whether a relay comes up from another directory, with every kind of plugin and the files that it needs."""
+        port = free_ports()
+        ways = ["--listen=turn=udp:0:interface=127.0.0.1", f"--listen=web=tcp:{port}:interface=127.0.0.1"]
+        words = [str(self.bin / "twistd"), "-n", "--pidfile=", "relayd", *ways]
         process = Process(words, self.elsewhere, {"PYTHONPATH": ""})
         try:
-            return process.wait_until(lambda: "relayd: ready" in process.output, START_PATIENCE)
+            ready = process.wait_until(lambda: "relayd: ready" in process.output, START_PATIENCE)
+            return ready and all(_is_served(port, path) for path in ("/", "/status.js", "/metrics"))
         finally:
             process.stop()
+
+
+def _is_served(port: int, path: str) -> bool:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_PATIENCE)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
 
 
 @pytest.fixture(scope="module")

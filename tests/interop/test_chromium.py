@@ -18,31 +18,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.browser import FLAGS
 from tests.support.process import Process
 from tests.support.servers import PASSWORD, USER, TurnServer
 from tests.support.tools import require
 
 PAGE = Path(__file__).with_name("relayed_peers.html")
 PATIENCE = 60.0  # seconds from starting the browser to the page's report; it takes three to six
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",  # the tests may run as root, where Chromium's sandbox does not
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    # It shall talk to nobody but the test and the relay.
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-domain-reliability",
-    "--disable-extensions",
-    "--disable-quic",
-    "--disable-sync",
-    "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
-    "--allow-loopback-in-peer-connection",
-]
 
 
 class _Request(BaseHTTPRequestHandler):

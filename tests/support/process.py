@@ -16,7 +16,14 @@ EXIT_PATIENCE = 15.0  # seconds between SIGTERM and SIGKILL
 class Process:
     """A child process. A thread reads all that it writes, on either stream, so it never blocks on a full pipe."""
 
-    def __init__(self, arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        keep: Sequence[int] = (),
+    ) -> None:
+        """`keep` are descriptors that the child gets, beside the standard ones."""
         self._child = subprocess.Popen(
             arguments,
             cwd=directory,
@@ -24,6 +31,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=keep,
             start_new_session=True,  # so that the children of a program that leaves some can be ended too
         )
         self._output = bytearray()

@@ -92,9 +92,9 @@ class WebTests(WebCase):
     """What a well-behaved client meets."""
 
     async def test_the_site(self) -> None:
-        """On the same port there are pages: `/healthz`, and no others."""
+        """On the same port there are pages."""
         raw = await self.raw()
-        raw.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        raw.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await eventually(lambda: raw.heard.endswith(b"nothing here.\n"))
         assert raw.heard.startswith(b"HTTP/1.1 200 OK\r\n")
         assert raw.heard.count(b"HTTP/1.1 404 Not Found\r\n") == 1

@@ -1,4 +1,4 @@
-"""The observers that come with relayd: the allocation log and the totals."""
+"""The observers that come with relayd: the allocation log."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from twisted.logger import Logger, formatEvent
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.interfaces import Counters
 from relayd.observers.log import HumanLog, JsonLines
-from relayd.observers.totals import Totals
-from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason, RequestRefused
+from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason
 
 RELAYED = TransportAddress.parse("192.0.2.9", 50000)
 PATH = Path(
@@ -115,25 +114,3 @@ def test_a_full_disk_is_told_once() -> None:
     for _ in range(3):
         log.observe(created(StubRelay()))
     assert calls == 3
-
-
-def test_totals_follow_an_allocation_through_its_life() -> None:
-    """Traffic of a live allocation counts, and counts once when it has ended."""
-    totals, relay = Totals(), StubRelay()
-    totals.observe(created(relay))
-    assert totals.allocations[AppConnection.UDP] == 1
-    assert totals.traffic()[AppConnection.UDP].sent_packets == 3
-    relay.counters.sent_packets = 10
-    totals.observe(ended(relay))
-    assert not +totals.allocations
-    assert totals.traffic()[AppConnection.UDP].sent_packets == 10
-    assert totals.started[AppConnection.UDP] == 1
-    assert totals.ended[AppConnection.UDP, EndReason.DELETED] == 1
-
-
-def test_refusals_are_counted_by_code() -> None:
-    """Each refusal counts under its STUN error code and nothing else."""
-    totals = Totals()
-    for code in (401, 401, 403):
-        totals.observe(RequestRefused(PATH, 3, code))
-    assert totals.refused == {401: 2, 403: 1}

@@ -10,8 +10,9 @@ import pytest
 
 from relayd.address import TransportAddress
 from relayd.config import RelayAddress
-from relayd.launch.announcement import READY, announcement, turn_uris, websocket_urls
+from relayd.launch.announcement import READY, announcement, status_urls, turn_uris, websocket_urls
 from relayd.launch.defaults import OneUser
+from relayd.turn.peer_rules import parse_cidr
 
 
 @dataclass
@@ -68,6 +69,28 @@ def test_websocket_urls_are_apart(app_connection: str, hosts: list[str], urls: l
     assert [line for line in lines if urls and urls[0] in line] == [
         f"relayd: WebSocket clients reach it at {url}" for url in urls
     ]
+
+
+@pytest.mark.parametrize(
+    ("app_connection", "hosts", "status_from", "urls"),
+    [
+        ("ws", ["127.0.0.1"], ["127.0.0.0/8"], ["http://127.0.0.1:3478/"]),
+        ("wss", ["::"], ["127.0.0.0/8", "::1"], ["https://[::1]:3478/"]),
+        ("ws", ["0.0.0.0"], ["127.0.0.0/8"], ["http://127.0.0.1:3478/"]),
+        ("ws", ["0.0.0.0"], ["192.0.2.0/24"], ["http://198.51.100.7:3478/"]),
+        ("ws", ["10.0.0.5"], ["192.0.2.0/24"], ["http://198.51.100.7:3478/"]),
+        ("ws", ["127.0.0.1"], [], []),
+        ("ws", [], ["127.0.0.0/8"], []),
+    ],
+)
+def test_status_page_is_printed(app_connection: str, hosts: list[str], status_from: list[str], urls: list[str]) -> None:
+    """With the address under which somebody who is let in reaches it: from this host, if that is allowed."""
+    site = FakeListener(app_connection, [TransportAddress.parse(host, 3478) for host in hosts], "web")
+    listeners: Any = [listener("udp", "127.0.0.1"), site]
+    relays, networks = [relay("10.0.0.5", "198.51.100.7")], [parse_cidr(each) for each in status_from]
+    assert status_urls(listeners, relays, networks) == urls
+    lines = announcement(listeners, relays, "portable", False, None, networks)
+    assert [line for line in lines if "status page" in line] == [f"relayd: status page at {url}" for url in urls]
 
 
 def test_one_user_is_printed_as_ice_servers_entry() -> None:

@@ -45,9 +45,19 @@ def test_default_ways_in_are_on_loopback(monkeypatch: pytest.MonkeyPatch) -> Non
     """Without --listen nobody outside this host gets in; IPv6 is listened on where there is any."""
     for has_ipv6, hosts in ((True, {"127.0.0.1", "::1"}), (False, {"127.0.0.1"})):
         monkeypatch.setattr(defaults, "has_ipv6_loopback", lambda answer=has_ipv6: answer)
+        monkeypatch.setattr(defaults, "is_free", lambda host, port: True)
         ways_in = defaults.default_ways_in()
-        assert len(ways_in) == 2 * len(hosts)
+        assert len(ways_in) == 3 * len(hosts)
         assert {defaults.interface_of(endpoint) for _, endpoint in ways_in} == {address(host) for host in hosts}
+
+
+def test_port_of_the_default_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is 8080; where somebody has that, in either family, any that is free, and the relay starts all the same."""
+    monkeypatch.setattr(defaults, "has_ipv6_loopback", lambda: True)
+    for taken, port in ((None, 8080), ("127.0.0.1", 0), ("::1", 0)):
+        monkeypatch.setattr(defaults, "is_free", lambda host, port, taken=taken: host != taken)
+        sites = [endpoint for kind, endpoint in defaults.default_ways_in() if kind == "web"]
+        assert sites == [f"tcp:{port}:interface=127.0.0.1", rf"tcp:{port}:interface=\:\:1"]
 
 
 def test_relay_from_where_we_listen(monkeypatch: pytest.MonkeyPatch) -> None:

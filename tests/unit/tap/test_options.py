@@ -48,6 +48,7 @@ def test_every_option_is_read() -> None:
         *("--user-quota", "5", "--total-quota", "0", "--max-bandwidth", "125000"),
         *("--default-lifetime", "700", "--max-lifetime", "7200"),
         *("--max-connections", "50", "--max-connections-per-source", "5", "--trust-proxy", "10.0.0.9"),
+        *("--status-from", "10.0.0.0/8", "--status-from", "::1"),
         *("--web-origin", "https://App.example.org:443", "--web-origin", "http://[::1]:8080"),
         *("--policy", "redirect:192.0.2.9", "--observe", "json:-"),
         *("--data-plane", "portable", "--log-format", "json"),
@@ -65,10 +66,17 @@ def test_every_option_is_read() -> None:
     assert (settings.default_lifetime, settings.max_lifetime) == (700, 7200)
     assert (settings.max_connections, settings.max_connections_per_source) == (50, 5)
     assert settings.trust_proxy == (parse_cidr("10.0.0.9"),)
+    assert settings.status_from == (parse_cidr("10.0.0.0/8"), parse_cidr("::1"))
     assert settings.web_origin == ("https://app.example.org", "http://[::1]:8080")
     assert settings.policy == (("redirect", "192.0.2.9"),)
     assert settings.observe == (("json", "-"),)
     assert (settings.data_plane, settings.log_format) == ("portable", "json")
+
+
+def test_status_from_none() -> None:
+    """The pages for the operator are for this host by default, and can be for nobody."""
+    assert parse().settings.status_from == (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
+    assert parse("--status-from", "none").settings.status_from == ()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,8 @@ def test_every_option_is_read() -> None:
         (["--realm"], ["--realm", "argument"]),
         (["--listen", "udp:3478"], ["--listen udp:3478", "KIND=ENDPOINT"]),
         (["--listen", "tcp:3478:interface=127.0.0.1"], ["KIND=ENDPOINT"]),
+        (["--status-from", "everybody"], ["--status-from everybody", "192.0.2.0/24"]),
+        (["--status-from", "none", "--status-from", "10.0.0.0/8"], ["--status-from none", "alone"]),
         (["--web-origin", "app.example.org"], ["--web-origin app.example.org", "not an origin", "https://"]),
         (["--web-origin", "https://app.example.org/page"], ["not an origin"]),
         (["--web-origin", "null"], ["not an origin"]),
