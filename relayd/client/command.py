@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 
 from relayd.address import AppConnection, Family
 from relayd.client.forward import Forward
@@ -54,10 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed: list[int] = []
 
     async def run(reactor: Any) -> None:
+        await deferLater(reactor, 0)  # until the reactor runs, and with it what it does about signals
         failed.append(await options.run(reactor, options, clients))
 
     with suppress(SystemExit):  # with which react always ends
         react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
+    if not failed:
+        print("relayd-client: stopped before it was done", file=sys.stderr)
     return 0 if failed == [0] else 1
 
 

@@ -111,13 +111,10 @@ class Forwarding:
             self._locals.append(local)
             self._audience.opened(local.open(self._reactor, route.interface, route.port), route.peer)
         self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
-        self._first.opening = Deferred.fromCoroutine(self._open(self._first, _First(self._audience)))
+        opening = self._first.opening = Deferred.fromCoroutine(self._open(self._first, _First(self._audience)))
         try:
-            await self._first.opening
+            port: LastingPort = await opening
         except CancelledError:
-            return None
-        port = self._first.port
-        if port is None:
             return None
         for route in routes:
             try:
@@ -220,7 +217,7 @@ class Forwarding:
 
     # --- relayed addresses ------------------------------------------------------------------------------------------
 
-    async def _open(self, relayed: RelayedAddress, observer: Observer) -> None:
+    async def _open(self, relayed: RelayedAddress, observer: Observer) -> LastingPort:
         port = LastingPort(self._reactor, self._client, relayed, observer, self._entropy)
         await port.start()
         relayed.port = port
@@ -230,6 +227,7 @@ class Forwarding:
                 self._send(port, mapping, mapping.waiting.popleft())
         if relayed is not self._first:
             port.when_ended().addCallback(self._lost, relayed)
+        return port
 
     def _close(self, relayed: RelayedAddress) -> Deferred[None]:
         self._dropped += relayed.dropped

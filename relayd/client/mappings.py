@@ -63,7 +63,7 @@ class RelayedAddress(DatagramProtocol):
 
     def __init__(self, receive: Callable[[RelayedAddress, TransportAddress, bytes], None]) -> None:
         self.port: LastingPort | None = None  # once it is open
-        self.opening: Deferred[None] = succeed(None)
+        self.opening: Deferred[Any] = succeed(None)
         self.is_refused = False
         self.mappings: dict[TransportAddress, Mapping] = {}
         self.retired: set[TransportAddress] = set()  # peers that may still have something to say to a sender of before

@@ -22,7 +22,6 @@ from tests.support.process import Process
 from tests.support.servers import PASSWORD, ROOT, USER, TurnServer, assert_clean_end, start_relayd
 
 PATIENCE = 30.0  # seconds until the command is ready, which takes about one
-WEB_PORT = free_ports()
 PROGRAM = "import sys; from relayd.client.command import main; sys.exit(main())"
 
 
@@ -32,9 +31,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[TurnServer]:
+def web_port() -> int:
+    """Where the relay is to listen for WebSockets."""
+    return free_ports()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, web_port: int) -> Iterator[TurnServer]:
     keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
-    web = [f"--listen=web=ssl:{WEB_PORT}:interface={host}:{keys}" for host in ("127.0.0.1", r"\:\:1")]
+    web = [f"--listen=web=ssl:{web_port}:interface={host}:{keys}" for host in ("127.0.0.1", r"\:\:1")]
     running = start_relayd(tmp_path_factory.mktemp("server"), certificate, *web)
     yield running
     assert_clean_end(running)
@@ -124,10 +129,12 @@ def talk(application: Application, local: tuple[str, int], peer: Application, te
 
 @pytest.mark.parametrize("way", ["turn:{}:{plain}?transport=udp", "turns:{}:{secure}", "wss://{}:{web}/turn"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_every_way(server: TurnServer, certificate: Certificate, tmp_path: Path, way: str, host: str) -> None:
+def test_every_way(
+    server: TurnServer, certificate: Certificate, web_port: int, tmp_path: Path, way: str, host: str
+) -> None:
     """Two applications talk to one peer, each gets its own answers, and the allocations are deleted at the end."""
     bracketed = f"[{host}]" if ":" in host else host
-    uri = way.format(bracketed, plain=server.plain, secure=server.secure, web=WEB_PORT)
+    uri = way.format(bracketed, plain=server.plain, secure=server.secure, web=web_port)
     with Application(host) as peer, Application(host) as one, Application(host) as other:
         udp = f"{bracketed}:0={bracketed}:{peer.address[1]}"
         process = command(tmp_path, "--ca", str(certificate.certificate), uri, "--udp", udp)
@@ -173,16 +180,24 @@ def test_the_relay_restarts(certificate: Certificate, tmp_path: Path) -> None:
 
 
 def test_a_way_that_works(server: TurnServer, tmp_path: Path) -> None:
-    """Where UDP does not get through, and TCP does, TCP is used."""
-    with Application() as peer, Application() as application, Application() as silent:
-        # Something that never answers has the UDP port, and TCP goes to the relay.
-        uris = [f"turn:127.0.0.1:{silent.address[1]}?transport=udp", f"turn:127.0.0.1:{server.plain}?transport=tcp"]
-        process = command(tmp_path, *uris, "--timeout", "0.5", "--udp", f"0=127.0.0.1:{peer.address[1]}")
+    """Where UDP does not get through, and TCP does, TCP is used, and what is wrong with UDP is told."""
+    with Application() as peer, Application() as application:
+        uris = [f"turn:127.0.0.1:{free_ports()}?transport=udp", f"turn:127.0.0.1:{server.plain}?transport=tcp"]
+        process = command(tmp_path, *uris, "--udp", f"0=127.0.0.1:{peer.address[1]}")
         output = until_ready(process)
-        assert "transport=udp" in output
+        assert "that does not work: nothing listens on that port" in output
         assert re.search(r"relayed address: .*, by turn:.*transport=tcp", output)
         talk(application, local_ports(output)[0], peer, b"hello")
         assert_stopped(process, server)
+
+
+def test_stopped_while_connecting(server: TurnServer, tmp_path: Path) -> None:
+    """Who has waited long enough for a relay that does not answer can leave at once."""
+    with Application() as silent:
+        uri = f"turn:127.0.0.1:{silent.address[1]}?transport=udp"
+        process = command(tmp_path, uri, "--timeout", "600", "--udp", "0=127.0.0.1:9")
+        assert process.wait_until(lambda: "connecting:" in process.output, PATIENCE), process.output
+        assert_stopped(process, server, signal.SIGINT)
 
 
 @pytest.mark.parametrize(

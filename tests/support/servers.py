@@ -99,9 +99,9 @@ def start_relayd(directory: Path, certificate: Certificate, *more: str, plain: i
     return _ready(TurnServer(process, certificate, plain, secure, alternate))
 
 
-def start_coturn(directory: Path, certificate: Certificate) -> TurnServer:
+def start_coturn(directory: Path, certificate: Certificate, plain: int | None = None) -> TurnServer:
     """coturn's turnserver, set up alike."""
-    plain = free_ports(4)
+    plain = plain or free_ports(4)
     secure, alternate = plain + 2, plain + 3
     options = [
         *(f"--listening-ip={host}" for host in ("127.0.0.1", "127.0.0.2", "::1")),
