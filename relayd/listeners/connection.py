@@ -178,6 +178,11 @@ class ClientConnection(Protocol):
         if not self._closing:
             self._hang_up()
 
+    @property
+    def is_proxy(self) -> bool:
+        """Whether who is connected is a proxy that did not say for whom, though it speaks the PROXY protocol."""
+        return self._listener.behind_proxy and self._listener.trusts(self.remote)
+
     # --- what the listener calls ---
 
     def abort(self) -> None:
@@ -316,9 +321,8 @@ class ClientConnection(Protocol):
     def _welcome(self) -> bool:
         """Count the client and give it a path. False if its source has too many connections."""
         client = self.remote or self._listener.told.invent()
-        # A proxy that does not say for whom it connected brings everybody: it is no source.
-        is_proxy = self._listener.behind_proxy and self._listener.trusts(self.remote)
-        if not is_proxy and not self._claim(client):
+        # Whoever brings everybody is no source.
+        if not self.is_proxy and not self._claim(client):
             return False
         self._set_path(client, self._is_secure())
         return True

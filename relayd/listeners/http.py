@@ -34,6 +34,10 @@ class Upgradable(Protocol):
 
     remote: TransportAddress | None  # who is connected; None for a Unix socket
 
+    @property
+    def is_proxy(self) -> bool:
+        """Whether that is a proxy which did not say for whom it connected."""
+
     def heard(self) -> None:
         """A whole request has come."""
 
@@ -83,7 +87,7 @@ class WebRequest(Request):
             return None
         channel: Any = self.channel
         connection: Upgradable = channel.connection
-        return connection.remote
+        return None if connection.is_proxy else connection.remote
 
     def process(self) -> None:
         channel: Any = self.channel

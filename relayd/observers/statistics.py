@@ -25,7 +25,7 @@ from relayd.observers.refusals import Refusal, refusal_of
 from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason, RequestRefused
 
 SAMPLE_INTERVAL = 1.0  # seconds: what the history resolves
-SERIES = ("sent_packets", "sent_bytes", "received_packets", "received_bytes", "dropped")
+SERIES = ("sent_packets", "sent_bytes", "received_packets", "received_bytes", "dropped", "bridged")
 """The counters of a history, in its order, by their names in `Counters`."""
 
 RATE_MEMORY = 5.0  # seconds over which the rate of a session is smoothed, so that a list ordered by it can be read
@@ -161,7 +161,7 @@ class Statistics:
         elapsed, self._sampled = now - self._sampled, now
         ended = self._ended_traffic.values()
         totals = [sum(getattr(counters, name) for counters in ended) for name in SERIES]
-        sent_packets, sent_bytes, received_packets, received_bytes, dropped = totals
+        sent_packets, sent_bytes, received_packets, received_bytes, dropped, bridged = totals
         keep = math.exp(-elapsed / RATE_MEMORY) if elapsed > 0 else 1.0
         per_second = (1.0 - keep) / elapsed if elapsed > 0 else 0.0
         # Written out: this is run for every allocation each second.
@@ -173,12 +173,13 @@ class Statistics:
                 sent_packets += counters.sent_packets
                 received_packets += counters.received_packets
                 dropped += counters.dropped
+                bridged += counters.bridged
             session.sent_rate = session.sent_rate * keep + (sent - session.sent_bytes) * per_second
             session.received_rate = session.received_rate * keep + (received - session.received_bytes) * per_second
             session.sent_bytes, session.received_bytes = sent, received
             sent_bytes += sent
             received_bytes += received
-        return [sent_packets, sent_bytes, received_packets, received_bytes, dropped]
+        return [sent_packets, sent_bytes, received_packets, received_bytes, dropped, bridged]
 
 
 def _add(total: Counters, more: Counters) -> None:

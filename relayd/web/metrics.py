@@ -62,13 +62,19 @@ def _traffic(traffic: dict[AppConnection, Counters]) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "relayd_dropped_packets", "Datagrams that were permitted and yet not passed on.", labels=["app_connection"]
     )
+    bridged = CounterMetricFamily(
+        "relayd_bridged_packets",
+        "Those of the datagrams to peers that went to another allocation of this relay.",
+        labels=["app_connection"],
+    )
     for kind, counters in traffic.items():
         packets.add_metric([kind.value, "to_peers"], counters.sent_packets)
         packets.add_metric([kind.value, "to_clients"], counters.received_packets)
         volume.add_metric([kind.value, "to_peers"], counters.sent_bytes)
         volume.add_metric([kind.value, "to_clients"], counters.received_bytes)
         dropped.add_metric([kind.value], counters.dropped)
-    yield from (packets, volume, dropped)
+        bridged.add_metric([kind.value], counters.bridged)
+    yield from (packets, volume, dropped, bridged)
 
 
 class Metrics(Resource):

@@ -67,6 +67,7 @@ class StatusTests(StatusCase):
             "received_packets": 1,
             "received_bytes": 40,
             "dropped": 0,
+            "bridged": 0,
         }
         assert sum(status["history"]["sent_bytes"]) == 500
         assert max(status["history"]["allocations"]) == 1

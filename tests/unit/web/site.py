@@ -29,11 +29,11 @@ class Answer(NamedTuple):
 class Site:
     """`settings` go to the listener."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, endpoint: str = "tcp:8080", **settings: Any) -> None:
         relay = RelayAddress(TransportAddress.parse("10.0.0.5", 0), TransportAddress.parse("198.51.100.7", 0))
         self.clock = Clock()
         self.status = RelayStatus(self.clock, "portable", [relay])
-        self.bench = WebBench(status=self.status, **settings)
+        self.bench = WebBench(endpoint, status=self.status, **settings)
         self.status.listeners = (self.bench.listener,)
 
     @property

@@ -83,6 +83,13 @@ def test_a_proxy_that_says_nothing() -> None:
     assert Site().ask("/metrics", version="1.0").status == 403
 
 
+def test_a_proxy_that_names_nobody() -> None:
+    """PROXY UNKNOWN leaves the proxy's own address: that is not who asks. A client that it names is."""
+    site = Site("haproxy:tcp:8080", status_from=(*LOOPBACK, parse_cidr("198.51.100.0/24")))
+    assert site.ask("/metrics").status == 403
+    assert site.ask("/metrics", client=STRANGER).status == 200
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8080", "localhost", "LocalHost:80", "[::1]:8080", "a.localhost"]
 )

@@ -29,6 +29,7 @@ NAMES = {
     "relayd_relayed_packets",
     "relayd_relayed_bytes",
     "relayd_dropped_packets",
+    "relayd_bridged_packets",
     "relayd_requests_refused",
 }
 
@@ -78,7 +79,7 @@ def test_the_document_of_a_busy_relay() -> None:
     status = answer.json
     assert status["uptime"] == 3
     assert status["allocations"]["wss"] == status["allocations_started"]["wss"] == 1
-    assert status["traffic"] == dict(zip(SERIES, [30, 3000, 30, 3000, 1], strict=True))
+    assert status["traffic"] == dict(zip(SERIES, [30, 3000, 30, 3000, 1, 0], strict=True))
     assert status["history"]["sent_bytes"] == [0, 0, 3000]
     assert status["history"]["allocations"] == [0, 0, 1]
     (session,) = status["sessions"]
