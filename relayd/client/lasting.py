@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.defer import TimeoutError as Timeout
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
 from twisted.internet.task import deferLater
@@ -35,10 +34,6 @@ from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUn
 FIRST_PAUSE = 1.0  # seconds at most, before the first attempt
 LONGEST_PAUSE = 60.0  # seconds at most: a relay that is back is found within a minute
 STEADY = 60.0  # seconds that an allocation has to last for the pauses to be short again
-# Seconds for one attempt: far more than a slow server with all its retransmissions takes. Every step on the way has a
-# limit of its own; this one is for those that are strung together.
-ATTEMPT_PATIENCE = 120.0
-
 # Refusals that another attempt does not change, because they are about who asks and for what (RFC 8656 sections 7.2 and
 # 19). Others pass: a quota that the lost allocation holds until it expires (486), a full server (508), ...
 _PERMANENT = frozenset((400, 401, 403, 420, 440, 441, 442))
@@ -47,7 +42,7 @@ _RANDOM_SIZE = 4  # bytes
 
 
 class Allocator(Protocol):
-    """Makes allocations, as `TurnClient` does."""
+    """Makes allocations, as `TurnClient` does: every step of that has a limit of its own."""
 
     def allocate(self, protocol: AbstractDatagramProtocol) -> Deferred[RelayedPort]: ...
 
@@ -241,11 +236,7 @@ class LastingPort:
         return None
 
     async def _attempt(self) -> None:
-        inlet = _Inlet(self._protocol, self._allocated)
-        try:
-            await self._client.allocate(inlet).addTimeout(ATTEMPT_PATIENCE, self._clock)
-        except Timeout:
-            raise ServerUnavailable(f"no allocation within {ATTEMPT_PATIENCE:g} seconds") from None
+        await self._client.allocate(_Inlet(self._protocol, self._allocated))
 
     def _allocated(self, port: RelayedPort) -> None:
         self._port = port

@@ -18,7 +18,7 @@ from relayd.address import TransportAddress
 from relayd.client.lasting import LastingPort
 from relayd.errors import ConfigurationError
 
-MAX_WAITING = 64  # datagrams of one sender that wait for its relayed address
+MAX_WAITING = 16  # datagrams of one sender that wait for its relayed address: the first words of most protocols
 LARGEST_DATAGRAM = 65_535  # bytes
 
 Sender = tuple[str, int]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 
 from relayd.client.forward import Forward
+from relayd.client.forward_command import route_of
 from relayd.errors import ConfigurationError
 
 
@@ -43,3 +48,42 @@ def test_bad(text: str, word: str) -> None:
     """Each fault is told, and how to write it."""
     with pytest.raises(ConfigurationError, match=word):
         Forward.parse(text)
+
+
+class Resolver:
+    """Knows one name, and is a reactor that has it."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.nameResolver = self
+        self._hosts = hosts
+
+    def resolveHostName(self, receiver: Any, name: str, **semantics: Any) -> None:
+        receiver.resolutionBegan(None)
+        for host in self._hosts:
+            receiver.addressResolved((IPv6Address if ":" in host else IPv4Address)("UDP", host, 0))
+        receiver.resolutionComplete()
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses", "peer"),
+    [
+        ("192.0.2.9", [], "192.0.2.9:53"),
+        ("2001:DB8::9", [], "[2001:db8::9]:53"),
+        ("peer.example.org", ["2001:db8::9", "192.0.2.9", "192.0.2.10"], "192.0.2.9:53"),
+        ("peer.example.org", ["2001:db8::9", "2001:db8::10"], "[2001:db8::9]:53"),
+    ],
+)
+def test_whose_name(host: str, addresses: list[str], peer: str) -> None:
+    """Of a name with several addresses the first is taken, IPv4 before IPv6."""
+    routes: list[Any] = []
+    Deferred.fromCoroutine(route_of(Resolver(*addresses), Forward("::1", 5353, host, 53))).addCallback(routes.append)
+    assert str(routes[0].peer) == peer
+    assert routes[0][:2] == ("::1", 5353)
+
+
+def test_nobodys_name() -> None:
+    """A name without an address is an error that says which."""
+    errors: list[Any] = []
+    Deferred.fromCoroutine(route_of(Resolver(), Forward("::1", 0, "nowhere.invalid", 53))).addErrback(errors.append)
+    assert isinstance(errors[0].value, ConfigurationError)
+    assert "nowhere.invalid" in str(errors[0].value)

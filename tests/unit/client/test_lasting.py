@@ -17,7 +17,6 @@ from zope.interface.verify import verifyObject
 
 from relayd.address import TransportAddress
 from relayd.client.lasting import (
-    ATTEMPT_PATIENCE,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     STEADY,
@@ -281,16 +280,6 @@ def test_a_bug_is_told(party: Party, logged: list[Any]) -> None:
     party.client.fail(ZeroDivisionError())
     assert isinstance(over[0], ServerUnavailable)
     assert len(logged) == 1
-
-
-def test_an_attempt_that_never_ends(party: Party) -> None:
-    """An attempt is cut off after a while, and the next one made."""
-    party.client.succeed().end(GONE)
-    party.clock.advance(FIRST_PAUSE)
-    party.clock.advance(ATTEMPT_PATIENCE)
-    party.clock.advance(2 * FIRST_PAUSE)
-    assert len(party.client.attempts) == 3
-    assert "no allocation within" in str(party.observer.pauses[-1][0])
 
 
 def test_peers_are_restored(party: Party) -> None:

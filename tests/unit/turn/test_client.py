@@ -37,7 +37,7 @@ from tests.unit.turn.parties import BOTH, OTHER_PEER, PEER, PEER6, REALM, SERVER
 
 FAIR = Weather()
 STORM = Weather(loss=0.2, duplication=0.2, delay=0.4)
-WAYS = [AppConnection.UDP, AppConnection.TCP, AppConnection.TLS, AppConnection.WSS]
+WAYS = [AppConnection.UDP, AppConnection.TCP, AppConnection.TLS, AppConnection.DTLS, AppConnection.WSS]
 
 
 def simulate(weather: Weather = FAIR, seed: int = 1, **options: Any) -> Simulation:
