@@ -158,9 +158,13 @@ class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn 
         self.closed: Deferred[None] = Deferred()
         self.opened: Deferred[None] = Deferred()
         self.code: int | None = None
+        self.outer: TransportAddress | None = None
 
     @property
     def local(self) -> TransportAddress:
+        """Where it connects from, or, where that has been set, the `outer` address that a proxy gave it."""
+        if self.outer is not None:
+            return self.outer
         host: Any = self.transport.getHost()
         return TransportAddress.parse(host.host, host.port)
 
