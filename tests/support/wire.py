@@ -163,9 +163,7 @@ class StrangeClient:
         self.nonce = b""
         self.key: bytes | None = None
         self.tcp = tcp
-        self.socket = socket.socket(family_of(server[0]), socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
-        self.socket.settimeout(patience)
-        self.socket.connect(server)
+        self.socket = self._connected(server, patience)
         self._buffer = b""
 
     def __enter__(self) -> Self:
@@ -261,6 +259,12 @@ class StrangeClient:
 
     def refresh(self, lifetime: int) -> Message:
         return self.ask(REFRESH, [(LIFETIME, struct.pack("!I", lifetime))])
+
+    def _connected(self, server: Address, patience: float) -> socket.socket:
+        connecting = socket.socket(family_of(server[0]), socket.SOCK_STREAM if self.tcp else socket.SOCK_DGRAM)
+        connecting.settimeout(patience)
+        connecting.connect(server)
+        return connecting
 
     def _exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
