@@ -41,9 +41,9 @@ class CoturnUdpTests(TestCase):
     kind = AppConnection.UDP
     host = "127.0.0.1"
 
-    def client(self, password: str = PASSWORD) -> TurnClient:
+    def client(self, password: str = PASSWORD, *, trusts: bool = True) -> TurnClient:
         server = coturn()
-        port = server.secure if self.kind is AppConnection.TLS else server.plain
+        port = server.secure if self.kind in (AppConnection.TLS, AppConnection.DTLS) else server.plain
         trusted = TrustRoot.loadPEM(server.certificate.certificate.read_bytes())
         family = Family.IPV4 if self.host == "127.0.0.1" else Family.IPV6
         return TurnClient(
@@ -52,7 +52,7 @@ class CoturnUdpTests(TestCase):
             USER,
             password,
             families=(family,),
-            trust_root=trustRootFromCertificates([trusted]),
+            trust_root=trustRootFromCertificates([trusted] if trusts else []),
         )
 
     async def test_whole_life(self) -> None:
@@ -101,4 +101,17 @@ class CoturnTlsTests(CoturnUdpTests):
 
 
 class CoturnTls6Tests(CoturnTlsTests):
+    host = "::1"
+
+
+class CoturnDtlsTests(CoturnUdpTests):
+    kind = AppConnection.DTLS
+
+    async def test_another_certificate(self) -> None:
+        """coturn is refused where nobody trusts its certificate."""
+        error = await failure_of(self.client(trusts=False).allocate(Collector()))
+        assert "certificate verify failed" in str(error)
+
+
+class CoturnDtls6Tests(CoturnDtlsTests):
     host = "::1"
