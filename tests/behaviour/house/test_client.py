@@ -65,6 +65,8 @@ async def failure_of(waiting: Any) -> BaseException:
 class ClientCase(HouseCase):
     """A relay, and clients of ours that are closed behind the test."""
 
+    hops = 1  # to the relay
+
     def turn_client(self, password: str = USERS["alice"], clock: Any = reactor, **options: Any) -> TurnClient:
         address = self.house.address(self.kind, self.host)
         uri = TurnUri(self.host, address.port, self.kind)
@@ -154,7 +156,8 @@ class ClientSuite:
         await patiently(port.permit(silent.address.host))
         for _ in range(325):
             self.house.reactor.advance(4)  # so that a ping and its answer, some turns later, are not 20 s apart
-            await pause()
+            for _ in range(self.hops):
+                await pause()
             await eventually(lambda: len(port._session._core._requests) == 0)
         for each in (peer, silent):
             each.write(b"still there?", relayed)
