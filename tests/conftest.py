@@ -1,8 +1,16 @@
-"""What all tests share: the options of the suite. Fixtures live beside the tests that use them."""
+"""What all tests share: the options of the suite, and no proxies. Fixtures live beside the tests that use them."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+
+def pytest_configure() -> None:
+    """Tests and the programs they start talk over loopback, whatever proxy this machine needs for the rest."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,34 +5,24 @@ one that knows nothing of TURN. No secret is an argument.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from getpass import getpass
-from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from twisted.internet.defer import Deferred
-from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
-from relayd.address import AppConnection, Family
+from relayd.address import Family
 from relayd.client.forward import Forward
 from relayd.client.forward_command import forward
 from relayd.client.ping import Outcome, explain, ping
 from relayd.client.turn import TurnClient
-from relayd.client.uri import TurnUri
-from relayd.errors import ConfigurationError, DecodeError, RelaydError
-from relayd.stun.text import opaque_string
+from relayd.client.ways import Clients, add_options, clients
+from relayd.errors import ConfigurationError, RelaydError
 
-PASSWORD_VARIABLE = "RELAYD_PASSWORD"  # of the environment
 MAX_ECHOES = 1000
 MAX_TIMEOUT = 600.0  # seconds
-
-Clients = Callable[[Any, tuple[Family, ...]], list[TurnClient]]
 
 _HEADINGS = ("way", "server", "reach", "allocate", "echo min/avg/max", "relayed address")
 _WIDTHS = (4, 44, 9, 9, 21, 0)  # characters; all but the last are padded
@@ -44,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        clients = _clients(options)
+        make_clients = clients(options)
     except ConfigurationError as error:
         print(f"relayd-client: {error}", file=sys.stderr)
         return 1
@@ -55,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     async def run(reactor: Any) -> None:
         await deferLater(reactor, 0)  # until the reactor runs, and with it what it does about signals
-        failed.append(await options.run(reactor, options, clients))
+        failed.append(await options.run(reactor, options, make_clients))
 
     with suppress(SystemExit):  # with which react always ends
         react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
@@ -64,17 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if failed == [0] else 1
 
 
-async def _ping(reactor: Any, options: argparse.Namespace, clients: Clients) -> int:
+async def _ping(reactor: Any, options: argparse.Namespace, make_clients: Clients) -> int:
     families = (Family.IPV6 if options.ipv6 else Family.IPV4,)
-    return await ping_all(reactor, clients(reactor, families), options.count, options.timeout)
+    return await ping_all(reactor, make_clients(reactor, families), options.count, options.timeout)
 
 
-async def _forward(reactor: Any, options: argparse.Namespace, clients: Clients) -> int:
+async def _forward(reactor: Any, options: argparse.Namespace, make_clients: Clients) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
     try:
-        await forward(reactor, options.forwards, lambda families: clients(reactor, families), options.timeout, say)
+        await forward(reactor, options.forwards, lambda families: make_clients(reactor, families), options.timeout, say)
     except RelaydError as error:
         print(f"relayd-client: {explain(error)}", file=sys.stderr)
         return 1
@@ -82,14 +72,18 @@ async def _forward(reactor: Any, options: argparse.Namespace, clients: Clients) 
 
 
 async def ping_all(reactor: Any, clients: Sequence[TurnClient], count: int, patience: float) -> int:
-    """Try one after the other, and print a row for each as soon as it is known; gives how many failed."""
+    """Try all at once, and print a row for each as soon as it is known; gives how many failed."""
+    for proxy in dict.fromkeys(client.proxy for client in clients if client.proxy is not None):
+        ways = ", ".join(str(client.uri) for client in clients if client.proxy == proxy)
+        print(f"through the proxy {proxy}: {ways}")
     print(_row(_HEADINGS), flush=True)
-    failed = 0
-    for client in clients:
+
+    async def one(client: TurnClient) -> bool:
         outcome = await ping(reactor, client, count, patience)
-        failed += outcome.error is not None
         print(describe(outcome), flush=True)
-    return failed
+        return outcome.error is not None
+
+    return sum(await gatherResults([Deferred.fromCoroutine(one(client)) for client in clients]))
 
 
 def describe(outcome: Outcome) -> str:
@@ -125,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "servers",
         nargs="+",
         metavar="SERVER",
-        help="a TURN URI, such as turns:example.org:443; one of turn: without ?transport= stands for udp and tcp, and "
-        "a name alone for udp, tcp and tls",
+        help="a TURN URI, such as turns:example.org:443, or a WebSocket URL, such as wss://example.org/turn; turn: "
+        "without ?transport= stands for udp and tcp; HOST and HOST:PORT for udp, dtls, tcp, tls and wss",
     )
     _add_common(made)
     made.add_argument("--count", type=_count, default=5, metavar="N", help="echoes for each way; default: %(default)s")
@@ -152,15 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--user", required=True, metavar="NAME")
-    parser.add_argument(
-        "--password-env",
-        default=PASSWORD_VARIABLE,
-        metavar="NAME",
-        help="the environment variable that has the password (default: %(default)s); without it the password is asked "
-        "for, or read as a line from a pipe",
-    )
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM certificates to trust instead of the system's")
+    add_options(parser)
     parser.add_argument(
         "--timeout", type=_timeout, default=10.0, metavar="SECONDS", help="for an allocation; default: %(default)g"
     )
@@ -193,58 +179,3 @@ def _timeout(text: str) -> float:
     if not 0 < seconds <= MAX_TIMEOUT:
         raise argparse.ArgumentTypeError(f"seconds up to {MAX_TIMEOUT:g} are wanted")
     return seconds
-
-
-def _clients(options: argparse.Namespace) -> Clients:
-    """What makes a client for each way, given the reactor and the families of the relayed addresses. Raises
-    ConfigurationError.
-    """
-    uris = [uri for server in options.servers for uri in ways_to(server)]
-    trust_root = None if options.ca is None else _trust_root(options.ca)
-    _check("--user", options.user)
-    password = os.environ.get(options.password_env)
-    if password is None:
-        password = _read_password()
-    _check("the password", password)
-    return lambda reactor, families: [
-        TurnClient(reactor, uri, options.user, password, families=families, trust_root=trust_root) for uri in uris
-    ]
-
-
-def ways_to(server: str) -> list[TurnUri]:
-    """The URIs that an argument stands for. Raises ConfigurationError."""
-    if ":" not in server or server.startswith("["):
-        texts = [f"turn:{server}?transport=udp", f"turn:{server}?transport=tcp", f"turns:{server}?transport=tcp"]
-        return [TurnUri.parse(text) for text in texts]
-    uri = TurnUri.parse(server)
-    if uri.says_transport or uri.app_connection is not AppConnection.UDP:
-        return [uri]
-    return [uri, uri._replace(app_connection=AppConnection.TCP)]
-
-
-def _trust_root(path: Path) -> Any:
-    try:
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"--ca {path}: {error.strerror}; check the path and its permissions") from None
-    except ValueError:
-        raise ConfigurationError(
-            f"--ca {path}: no PEM certificates; give a file with BEGIN CERTIFICATE in it"
-        ) from None
-    return trustRootFromCertificates([Certificate.loadPEM(each.public_bytes(Encoding.PEM)) for each in certificates])
-
-
-def _read_password() -> str:
-    if sys.stdin.isatty():
-        return getpass("Password: ")
-    try:
-        return sys.stdin.readline().removesuffix("\n")
-    except UnicodeDecodeError:
-        raise ConfigurationError("the password on stdin is not UTF-8") from None
-
-
-def _check(what: str, text: str) -> None:
-    try:
-        opaque_string(text)
-    except DecodeError:
-        raise ConfigurationError(f"{what} is empty, or has characters that RFC 8265 disallows") from None

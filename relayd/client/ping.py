@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.defer import TimeoutError as Timeout
 from twisted.internet.protocol import DatagramProtocol
 
 from relayd.address import TransportAddress
@@ -38,7 +38,7 @@ class Outcome:
     """What came of one way. Times are seconds; `error` is a line for the user, None where everything worked."""
 
     uri: TurnUri
-    reached: float | None = None  # from the beginning to an open connection, TLS aside
+    reached: float | None = None  # from the beginning to an open connection, that of TLS aside
     allocated: float | None = None  # from there to the allocation
     relayed: TransportAddress | None = None
     echoes: list[float] = field(default_factory=list)
@@ -75,8 +75,9 @@ async def ping(reactor: Any, client: TurnClient, count: int, patience: float) ->
 
     try:
         port = await client.allocate(echoes, connected).addTimeout(patience, reactor)
-    except (TimeoutError, ConnectTimeout):
-        outcome.error = f"no answer within {patience:g} seconds"
+    except Timeout:
+        stage = "not reached" if outcome.reached is None else "reached, but no answer"
+        outcome.error = f"{stage} within {patience:g} seconds"
         return outcome
     except RelaydError as error:
         outcome.error = explain(error)
@@ -109,7 +110,7 @@ async def _echo(reactor: Any, port: RelayedPort, echoes: _Echoes, count: int, ou
         port.write(payload, (relayed.host, relayed.port))
         try:
             await waiting.addTimeout(ECHO_TIMEOUT, reactor)
-        except TimeoutError:
+        except Timeout:
             outcome.lost += 1
         else:
             outcome.echoes.append(reactor.seconds() - sent)

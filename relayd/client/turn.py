@@ -46,9 +46,9 @@ class TurnClient:
         Raises ConfigurationError for what is no such URI.
         """
         self.uri = TurnUri.parse(uri) if isinstance(uri, str) else uri
+        self.proxy = proxy
         self._reactor = reactor
         self._trust_root = trust_root
-        self._proxy = proxy
         self._entropy = entropy
         self._settings = ClientSettings(self.uri.app_connection, username, password, families)
 
@@ -76,7 +76,7 @@ class TurnClient:
 
     async def _allocate(self, protocol: AbstractDatagramProtocol, connected: Callable[[], None]) -> RelayedPort:
         uri = self.uri
-        server = Server(uri.host, uri.port, uri.app_connection, uri.host, uri.resource, self._proxy)
+        server = Server(uri.host, uri.port, uri.app_connection, uri.host, uri.resource, self.proxy)
         asked: set[tuple[str, int]] = set()
         while True:
             asked.add((server.host, server.port))

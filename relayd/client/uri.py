@@ -78,7 +78,8 @@ class TurnUri(NamedTuple):
     def __str__(self) -> str:
         host = bracketed(self.host)
         if self.app_connection in DEFAULT_WEB_PORTS:
-            return f"{self.app_connection.value}://{host}:{self.port}{self.resource}"
+            port = "" if self.port == DEFAULT_WEB_PORTS[self.app_connection] else f":{self.port}"
+            return f"{self.app_connection.value}://{host}{port}{self.resource}"
         scheme = "turns" if self.app_connection in (AppConnection.TLS, AppConnection.DTLS) else "turn"
         transport = "udp" if self.app_connection.is_datagram else "tcp"
         return f"{scheme}:{host}:{self.port}?transport={transport}"

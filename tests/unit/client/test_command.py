@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relayd.address import TransportAddress
-from relayd.client import command
+from relayd.client import command, ways
 from relayd.client.ping import Outcome
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError
@@ -17,25 +17,53 @@ URI = TurnUri.parse("turn:192.0.2.1?transport=tcp")
 
 
 @pytest.mark.parametrize(
-    ("server", "ways"),
+    ("server", "uris"),
     [
         (
             "example.org",
             [
                 "turn:example.org:3478?transport=udp",
+                "turns:example.org:5349?transport=udp",
                 "turn:example.org:3478?transport=tcp",
                 "turns:example.org:5349?transport=tcp",
+                "wss://example.org/turn",
+            ],
+        ),
+        (
+            "[::1]:8443",
+            [
+                "turn:[::1]:8443?transport=udp",
+                "turns:[::1]:8443?transport=udp",
+                "turn:[::1]:8443?transport=tcp",
+                "turns:[::1]:8443?transport=tcp",
+                "wss://[::1]:8443/turn",
             ],
         ),
         ("turn:example.org:1", ["turn:example.org:1?transport=udp", "turn:example.org:1?transport=tcp"]),
         ("turn:example.org?transport=udp", ["turn:example.org:3478?transport=udp"]),
         ("turns:example.org", ["turns:example.org:5349?transport=tcp"]),
         ("turns:[::1]:443", ["turns:[::1]:443?transport=tcp"]),
+        ("ws://example.org", ["ws://example.org/turn"]),
+        ("wss://example.org:8443/", ["wss://example.org:8443/"]),
     ],
 )
-def test_ways(server: str, ways: list[str]) -> None:
-    """A name stands for every way that is spoken, a URI without a transport for both, any other for itself."""
-    assert [str(uri) for uri in command.ways_to(server)] == ways
+def test_ways(server: str, uris: list[str]) -> None:
+    """A host stands for every way that is spoken, a URI without a transport for both, any other for itself."""
+    assert [str(uri) for uri in ways.ways_to(server)] == uris
+
+
+@pytest.mark.parametrize(
+    ("server", "kinds"),
+    [
+        ("example.org", ["tcp", "tls", "wss"]),
+        ("turn:example.org", ["tcp"]),
+        ("turn:example.org?transport=udp", ["udp"]),
+        ("wss://example.org", ["wss"]),
+    ],
+)
+def test_ways_through_a_proxy(server: str, kinds: list[str]) -> None:
+    """Through a proxy the ways that one carries are left; who asks for UDP alone is to hear that it cannot work."""
+    assert [uri.app_connection.value for uri in ways.ways_to(server, through_proxy=True)] == kinds
 
 
 def test_rows() -> None:
@@ -53,6 +81,12 @@ def test_rows() -> None:
     [
         (["turn:alice:sesame@example.org"], "sesame\n", "neither user nor password"),
         (["http://example.org"], "sesame\n", "no TURN URI"),
+        (["example.org:0"], "sesame\n", "0 is not a port"),
+        (["[::1"], "sesame\n", "no TURN URI"),
+        (["example.org", "--proxy", "https://proxy"], "sesame\n", "--proxy: only proxies that speak HTTP"),
+        (["example.org", "--proxy", "http://me:sesame@proxy"], "sesame\n", "would be in the process list"),
+        (["example.org", "--proxy", "http://m%3Ae@proxy"], "sesame\n", "a colon in the name"),
+        (["example.org", "--proxy", "http://me@proxy"], "sesame\nsesame\x01\n", "control characters"),
         (["example.org"], "", "the password is empty"),
         (["example.org", "--ca", "/nonexistent.pem"], "sesame\n", "--ca /nonexistent.pem"),
         (["example.org", "--user", "\x00"], "sesame\n", "--user is empty"),
@@ -67,7 +101,8 @@ def test_faults(
 ) -> None:
     """What the user got wrong is one line on stderr, without any secret, and exit status 1."""
     monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-    monkeypatch.delenv(command.PASSWORD_VARIABLE, raising=False)
+    monkeypatch.delenv(ways.PASSWORD_VARIABLE, raising=False)
+    monkeypatch.delenv(ways.PROXY_PASSWORD_VARIABLE, raising=False)
     user = [] if "--user" in arguments else ["--user", "alice"]
     assert command.main(["ping", *user, *arguments]) == 1
     captured = capsys.readouterr()
@@ -82,7 +117,7 @@ def test_a_file_without_certificates(tmp_path: Path) -> None:
     path = tmp_path / "empty.pem"
     path.write_text("nothing\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="no PEM certificates"):
-        command._trust_root(path)
+        ways.read_trust_root(path)
 
 
 @pytest.mark.parametrize(
