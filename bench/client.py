@@ -66,10 +66,13 @@ class StreamExchange:
     def exchange(self, data: bytes) -> bytes:
         try:
             self.sock.sendall(data)
-            head = self._read(4)
-            return head + self._read(wire.message_size(head) - 4)
+            return self._read_message()
         except OSError as error:
             raise BenchError(f"no answer from the server over a stream: {error}") from error
+
+    def _read_message(self) -> bytes:
+        head = self._read(4)
+        return head + self._read(wire.message_size(head) - 4)
 
     def _read(self, size: int) -> bytes:
         data = b""
@@ -152,10 +155,14 @@ def udp_socket(host: str = "0.0.0.0", port: int = 0) -> socket.socket:
     return sock
 
 
-def stream_socket(server: tuple[str, int], tls: bool) -> socket.socket:
-    """A connection. The certificate is not checked: a bench server's is made for the day, nothing secret is sent."""
+def stream_socket(server: tuple[str, int], tls: bool, source: str | None = None) -> socket.socket:
+    """A connection, from a local address of choice. The certificate is not checked: a bench server's is made for the
+    day, nothing secret is sent.
+    """
     try:
-        sock = socket.create_connection(server, timeout=REPLY_SECONDS * ATTEMPTS)
+        sock = socket.create_connection(
+            server, timeout=REPLY_SECONDS * ATTEMPTS, source_address=(source, 0) if source else None
+        )
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not tls:
             return sock

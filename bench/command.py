@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.client import raise_descriptor_limit
 from bench.errors import BenchError
 from bench.report import Figure, number, ratio, table, verdict
-from bench.rows import ROWS, Row, Sample
+from bench.rows import BASELINE, ORDINARY, ROWS, SUBJECT, Row, Sample
 from bench.servers import Server, given_server, pinned, start_coturn, start_relayd
 
 DEFAULT_SECONDS = 2.0
@@ -24,7 +24,6 @@ DEFAULT_ROUNDS = 5
 QUICK_SECONDS = 0.5
 ATTEMPTS = 3
 """A disturbed round is worth repeating; one that is invalid time after time is so for a reason, which is told."""
-BASELINE, SUBJECT = "coturn", "relayd"
 SHARES = frozenset(("loss", "beside loss", "busy", "wait"))
 """Facts that are shares of one."""
 
@@ -56,6 +55,8 @@ def options() -> argparse.ArgumentParser:
     given.add_argument("--password", default="", help="visible in the process list: use a user made for the test")
     given.add_argument("--pid", type=int, default=0, help="its process, if it runs here: for CPU and memory")
     given.add_argument("--tls-port", type=int, default=0, help="for the rows over TLS")
+    given.add_argument("--ws-port", type=int, default=0, help="for the rows over WebSocket, which is at /turn")
+    given.add_argument("--wss-port", type=int, default=0, help="for the rows over WebSocket and TLS")
     return parser
 
 
@@ -98,17 +99,17 @@ def _length(given: argparse.Namespace) -> tuple[int, float]:
 def _side_by_side(given: argparse.Namespace, rows: Sequence[Row], directory: Path) -> int:
     starts: Starts = {
         BASELINE: partial(start_coturn, given.server_core),
+        ORDINARY: partial(start_relayd, given.server_core, data_plane=given.data_plane, web="ordinary", name=ORDINARY),
         SUBJECT: partial(start_relayd, given.server_core, data_plane=given.data_plane),
     }
-    if given.alone:
-        starts = {given.alone: starts[given.alone]}
     rounds, seconds = _length(given)
     releases: dict[str, str] = {}
     body: list[list[str]] = []
     beside: list[str] = []
     for row in rows:
         print(f"{row.name} ...", file=sys.stderr, flush=True)
-        samples = _measure(row, starts, rounds, seconds, directory, releases)
+        names = [given.alone] if given.alone else [row.baseline, SUBJECT]
+        samples = _measure(row, {name: starts[name] for name in names}, rounds, seconds, directory, releases)
         body += lines(row, samples)
         beside += notes(row, samples)
     print(_conditions(releases, rounds, seconds))
@@ -167,11 +168,14 @@ def lines(row: Row, samples: Samples) -> list[list[str]]:
         columns += [column for column in sample.figures if column not in columns]
     made = []
     for column in columns or [next(iter(row.goals), "")]:
-        theirs, ours = (_values(samples.get(name, []), column) for name in (BASELINE, SUBJECT))
+        theirs, ours = (_values(samples.get(name, []), column) for name in (row.baseline, SUBJECT))
         times, goal = ratio(ours, theirs) if len(ours) == len(theirs) else None, row.goals.get(column)
         title = row.title if column in ("cpu", "memory", "") else f"{row.title}, {column}"
         said = ["" if times is None else f"{times:.2f}", "" if goal is None else f"{goal:g}", verdict(times, goal)]
-        cells = (_cell(samples.get(name, []), values) for name, values in ((BASELINE, theirs), (SUBJECT, ours)))
+        if (most := row.most.get(column)) is not None:
+            figure = Figure.of(ours)
+            said[1:] = [f"{most:g} {row.unit}", verdict(figure.median if figure.valid else None, most)]
+        cells = (_cell(samples.get(name, []), values) for name, values in ((row.baseline, theirs), (SUBJECT, ours)))
         made.append([title, row.unit, *cells, *said])
     return made
 
@@ -222,11 +226,12 @@ def _processor() -> str:
 
 def _one(given: argparse.Namespace, rows: Sequence[Row]) -> int:
     server = given_server(given.server, given.user, given.password, given.pid, given.tls_port)
+    server.ws, server.wss = given.ws_port, given.wss_port
     rounds, seconds = _length(given)
     body: list[list[str]] = []
     beside: list[str] = []
     for row in rows:
-        if (row.needs_pid and not server.pid) or (row.transport == "tls" and not server.tls):
+        if (row.needs_pid and not server.pid) or not server.port(row.transport) or row.baseline != BASELINE:
             continue
         print(f"{row.name} ...", file=sys.stderr, flush=True)
         samples = [_sample(row, server, seconds) for _ in range(rounds)]

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from bench import client, wire
 from bench.errors import BenchError
 from bench.mmsg import Datagram, SendBatch
+from bench.websocket import WebSocketExchange, masked_frame, plain_frame
 
 if TYPE_CHECKING:
     from bench.servers import Server
 
-Transport = Literal["udp", "tcp", "tls"]
+Transport = Literal["udp", "tcp", "tls", "ws", "wss"]
+TLS_TRANSPORTS = ("tls", "wss")
+WEB_TRANSPORTS = ("ws", "wss")
 Send = Callable[[], int]
 """Sends a few packets; how many went."""
 
@@ -74,12 +77,13 @@ class Fleet:
         self.clients.append(Client(sock, source, allocation))
 
     def _way(self, index: int) -> tuple[socket.socket, str | None, client.Exchange]:
-        if self.transport != "udp":
-            port = self.server.tcp if self.transport == "tcp" else self.server.tls
-            sock = client.stream_socket((self.server.udp[0], port), self.transport == "tls")
-            self._sockets.append(sock)
-            return sock, None, client.StreamExchange(sock)
         source = client.loopback_source(index) if client.is_loopback(self.server.udp[0]) else None
+        if self.transport != "udp":
+            address = (self.server.udp[0], self.server.port(self.transport))
+            sock = client.stream_socket(address, self.transport in TLS_TRANSPORTS, source)
+            self._sockets.append(sock)
+            exchange = WebSocketExchange if self.transport in WEB_TRANSPORTS else client.StreamExchange
+            return sock, None, exchange(sock)
         if source is None or not self._sockets:
             self._sockets.append(client.udp_socket())
         sock = self._sockets[-1]
@@ -103,14 +107,24 @@ class Fleet:
     # --- what is sent -------------------------------------------------------------------------------------------------
 
     def framed(self, payload: bytes) -> bytes:
-        """A payload as ChannelData for this transport."""
+        """A payload as ChannelData, the way this transport brings it to a client."""
+        if self.transport in WEB_TRANSPORTS:
+            return plain_frame(wire.channel_data(client.CHANNEL, payload))
         return wire.channel_data(client.CHANNEL, payload, padded=self.transport != "udp")
+
+    def framed_up(self, payload: bytes) -> bytes:
+        """The same, the way a client sends it."""
+        if self.transport in WEB_TRANSPORTS:
+            return masked_frame(wire.channel_data(client.CHANNEL, payload))
+        return self.framed(payload)
 
     def up(self, size: int, order: Sequence[int], chunk: int = CHUNK) -> list[Send]:
         """Sends from clients to the peer, in this order of clients, as few calls as the sockets and `chunk` allow."""
-        frame = self.framed(client.random_payload(size))
+        payload = client.random_payload(size)
         if self.transport != "udp":
-            return [_stream_send(self.clients[run[0]].sock, frame, len(run)) for run in runs(order, chunk)]
+            frames = [self.framed_up(payload) for _ in range(chunk)]  # of WebSocket, each has a mask of its own
+            return [_stream_send(self.clients[run[0]].sock, frames[: len(run)]) for run in runs(order, chunk)]
+        frame = self.framed(payload)
         shared = len(self._sockets) == 1
         sends: list[Send] = []
         for run in _chunks(order, chunk) if shared else runs(order, chunk):
@@ -144,7 +158,7 @@ class Fleet:
         payload = client.random_payload(100)
         frame = self.framed(payload)
         if isinstance(member.allocation.way, client.StreamExchange):
-            member.sock.sendall(frame)
+            member.sock.sendall(self.framed_up(payload))
         else:
             control = SendBatch([Datagram(frame, self.server.udp, member.source)])
             control.send(member.sock.fileno())
@@ -165,12 +179,12 @@ class Fleet:
             raise BenchError(f"{self.server.name} relayed something else back than was sent, over {self.transport}")
 
 
-def _stream_send(sock: socket.socket, frame: bytes, count: int) -> Send:
-    data = frame * count
+def _stream_send(sock: socket.socket, frames: Sequence[bytes]) -> Send:
+    data = b"".join(frames)
 
     def send() -> int:
         sock.sendall(data)
-        return count
+        return len(frames)
 
     return send
 

@@ -18,6 +18,8 @@ from bench.traffic import Flowed, full_rate, paced, sink_for
 if TYPE_CHECKING:
     from bench.servers import Server
 
+BASELINE, ORDINARY, SUBJECT = "coturn", "autobahn", "relayd"
+"""What is compared: coturn, a relayd whose WebSocket is Autobahn's ordinary path, and relayd as it is."""
 WINDOWS = {200: 256, 1200: 96}
 """Packets on their way at full rate, by payload size: no server runs dry, and its socket buffer holds them."""
 LATENCY_PERCENTILES = (50, 90, 99)
@@ -25,6 +27,7 @@ PROBES_PER_SECOND = 1000
 BESIDE_PER_SECOND = 20_000
 PACED_PER_SECOND = 50_000
 IDLE_ALLOCATIONS = 5000
+IDLE_CLIENTS = 1000
 WARM_SECONDS = 0.2
 SETTLE_SECONDS = 0.3
 """After the load, so that work that the server puts off is charged to it."""
@@ -49,7 +52,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """`measure` takes a server and seconds; `goals` are ratios to coturn by column; `fresh`: on a new server."""
+    """`measure` takes a server and seconds; `goals` are ratios to the baseline by column, `most` figures that relayd
+    itself may have at most; `fresh`: on a new server.
+    """
 
     name: str
     title: str
@@ -59,12 +64,15 @@ class Row:
     fresh: bool = False
     transport: Transport = "udp"
     needs_pid: bool = True
+    baseline: str = BASELINE
+    most: dict[str, float] = field(default_factory=dict)
 
 
 def relay_cost(
     server: Server, seconds: float, *, direction: str, size: int, clients: int, transport: Transport
 ) -> Sample:
     """CPU time per relayed packet at full rate: bursts of 32 with up to 10 clients, fully interleaved with more."""
+    transport = server.nearest(transport)
     order = bursts(clients) if clients <= 10 else interleaved(clients)
     with Fleet.of(server, clients, transport) as fleet:
         if direction != "down":
@@ -129,11 +137,14 @@ def cycle_cost(server: Server, seconds: float) -> Sample:
     return Sample({"cpu": used.run / 1000 / cycles}, facts, invalid)
 
 
-def idle_memory(server: Server, _seconds: float, *, allocations: int = IDLE_ALLOCATIONS) -> Sample:
+def idle_memory(
+    server: Server, _seconds: float, *, allocations: int = IDLE_ALLOCATIONS, transport: Transport = "udp"
+) -> Sample:
     """Resident memory per allocation that does nothing, with one permission and one channel."""
-    with Fleet.of(server, 100):
+    transport = server.nearest(transport)
+    with Fleet.of(server, 100, transport):
         pass  # The code that allocates and relays is resident from here on.
-    fleet = Fleet(server)
+    fleet = Fleet(server, transport)
     try:
         before = accounting.resident(server.pid)
         for _ in range(allocations):
@@ -177,17 +188,28 @@ def _trips_sample(trips: RoundTrips) -> Sample:
     return Sample(figures, facts, f"{worst:.1%} of the packets were lost" if worst > MOST_LOSS else "")
 
 
-def _relay_row(direction: str, size: int, clients: int, goal: float | None, transport: Transport = "udp") -> Row:
+def _relay_row(
+    direction: str,
+    size: int,
+    clients: int,
+    goal: float | None,
+    transport: Transport = "udp",
+    baseline: str = BASELINE,
+) -> Row:
     spread = "bursts of 32" if clients <= 10 else "interleaved"
     name = f"{transport}-{direction}-{size}" + (f"-{clients}" if clients != 10 else "")
     title = f"{transport.upper()} {direction}, {size} B, {clients} allocations, {spread}"
+    if baseline != BASELINE:
+        name += f"-{baseline}"
+        title += f" ({baseline})"
     measure = partial(relay_cost, direction=direction, size=size, clients=clients, transport=transport)
-    return Row(
-        name, title, "us/packet", measure, {} if goal is None else {"cpu": goal}, transport=transport, needs_pid=False
-    )
+    goals = {} if goal is None else {"cpu": goal}
+    return Row(name, title, "us/packet", measure, goals, transport=transport, needs_pid=False, baseline=baseline)
 
 
 _WAYS = ("up", "down", "echo")
+_STREAMS: tuple[tuple[Transport, float], ...] = (("tcp", 1.5), ("tls", 2.0), ("ws", 2.0), ("wss", 2.0))
+"""With their goals; coturn, which speaks no WebSocket, is measured over the stream below it."""
 ROWS: tuple[Row, ...] = (
     *(_relay_row(way, 200, 10, None if way == "echo" else 0.9) for way in _WAYS),
     *(_relay_row(way, 1200, 10, None) for way in _WAYS),
@@ -202,9 +224,19 @@ ROWS: tuple[Row, ...] = (
         )
         for way in ("up", "down")
     ),
-    *(_relay_row(way, 200, 10, None, transport) for transport in ("tcp", "tls") for way in ("up", "down")),
+    *(_relay_row(way, 200, 10, goal, transport) for transport, goal in _STREAMS for way in ("up", "down")),
+    *(_relay_row(way, 200, 10, 0.35, "ws", ORDINARY) for way in ("up", "down")),
     Row("cycles", "401, Allocate, CreatePermission, Refresh(0)", "us/cycle", cycle_cost, {"cpu": 4.0}),
     Row("memory", f"idle allocation ({IDLE_ALLOCATIONS:,} of them)", "KB", idle_memory, {"memory": 0.5}, fresh=True),
+    Row(
+        "memory-ws",
+        f"idle WebSocket client with an allocation ({IDLE_CLIENTS:,} of them)",
+        "KB",
+        partial(idle_memory, allocations=IDLE_CLIENTS, transport="ws"),
+        fresh=True,
+        transport="ws",
+        most={"memory": 60.0},
+    ),
     Row("latency", "round trip at 1,000/s, idle", "us", partial(latency, beside=False), {"p50": 1.5}, needs_pid=False),
     Row(
         "latency-loaded",

@@ -21,6 +21,8 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.fleet import Transport
+
 HOST = "127.0.0.1"
 REALM = "bench.example"
 USERNAME = "bench"
@@ -29,6 +31,8 @@ START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _ROOT = Path(__file__).resolve().parent.parent
 """The checkout: the relayd that is measured is the one beside this bench, installed or not."""
+_PLUGINS = _ROOT / "bench" / "plugins"
+"""What the bench adds to a relayd, to compare it with."""
 _CERTIFICATE_COMMAND = [
     "openssl",
     "req",
@@ -44,18 +48,32 @@ _CERTIFICATE_COMMAND += ["-days", "2", "-subj", "/CN=bench.example", "-batch"]
 
 @dataclass
 class Server:
-    """A TURN server that answers. `tcp` and `tls` are ports, 0 where it has none; `pid` is 0 where it is not known."""
+    """A TURN server that answers. `tcp` to `wss` are ports, 0 where it has none; `pid` is 0 where it is not known."""
 
     name: str
     release: str
     udp: tuple[str, int]
     tcp: int = 0
     tls: int = 0
+    ws: int = 0
+    wss: int = 0
     pid: int = 0
     username: str = USERNAME
     password: str = PASSWORD
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     log: Path | None = field(default=None, repr=False)
+
+    def nearest(self, transport: Transport) -> Transport:
+        """What comes next to it of what this server speaks: for WebSocket the stream below it."""
+        if transport == "ws" and not self.ws:
+            return "tcp"
+        if transport == "wss" and not self.wss:
+            return "tls"
+        return transport
+
+    def port(self, transport: Transport) -> int:
+        """Where it speaks that."""
+        return {"udp": self.udp[1], "tcp": self.tcp, "tls": self.tls, "ws": self.ws, "wss": self.wss}[transport]
 
     def stop(self) -> None:
         """End the process, if it is ours. Raises BenchError if it had ended by itself: its figures mean nothing."""
@@ -148,19 +166,22 @@ def start_coturn(core: int, directory: Path) -> Server:
     return _started(server, command, core, directory)
 
 
-def start_relayd(core: int, directory: Path, data_plane: str = "batched") -> Server:
-    """A relayd of the Python that runs the bench."""
+def start_relayd(
+    core: int, directory: Path, data_plane: str = "batched", web: str = "web", name: str = "relayd"
+) -> Server:
+    """A relayd of the Python that runs the bench; `web` is the kind of its listeners for WebSocket."""
     certificate, key = make_certificate(directory)
-    udp, tls = free_port(), free_port()
+    udp, tls, ws, wss = (free_port() for _ in range(4))
     files = f"privateKey={key}:certKey={certificate}"
     command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
-    command += ["--logfile", str(directory / "relayd.log"), "relayd"]
+    command += ["--logfile", str(directory / f"{name}.log"), "relayd"]
     command += ["--listen", f"turn=udp:{udp}:interface={HOST}", "--listen", f"turn=tcp:{udp}:interface={HOST}"]
     command += ["--listen", f"turn=ssl:{tls}:interface={HOST}:{files}"]
+    command += ["--listen", f"{web}=tcp:{ws}:interface={HOST}", "--listen", f"{web}=ssl:{wss}:interface={HOST}:{files}"]
     command += ["--auth", f"memory:{USERNAME}:{PASSWORD}", "--realm", REALM, "--allow-peer", "127.0.0.0/8"]
     command += ["--user-quota", "0", "--total-quota", "0", "--data-plane", data_plane]
-    server = Server("relayd", f"{_relayd_version()} ({data_plane})", (HOST, udp), tcp=udp, tls=tls)
-    server.log = directory / "relayd.log"
+    server = Server(name, f"{_relayd_version()} ({data_plane})", (HOST, udp), tcp=udp, tls=tls, ws=ws, wss=wss)
+    server.log = directory / f"{name}.log"
     return _started(server, command, core, directory)
 
 
@@ -216,8 +237,8 @@ def _answers(address: tuple[str, int], seconds: float) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    path = os.environ.get("PYTHONPATH", "")
-    return {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)}
+    path = [str(_ROOT), str(_PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _relayd_version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import ssl
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from bench.errors import BenchError
-from bench.fleet import Fleet, Send, readable
+from bench.fleet import TLS_TRANSPORTS, Fleet, Send, readable
 from bench.mmsg import Mirror, ReceiveBatch
 
 STALL_NS = 50_000_000
@@ -107,7 +108,7 @@ class EchoSink(ClientSink):
 
 
 class StreamSink:
-    """Peer to client over TCP or TLS: whole frames are counted by their bytes."""
+    """Peer to client over a stream: whole frames are counted by their bytes."""
 
     passages = 1
 
@@ -123,14 +124,66 @@ class StreamSink:
 
     def poll(self) -> int:
         for fd in self._readable():
-            try:
-                while count := self._sockets[fd].recv_into(self._buffer):
-                    self._bytes += count
-            except (BlockingIOError, ssl.SSLWantReadError):
-                continue
-            raise BenchError("the server closed a connection under load")
+            # Past the methods of SSLSocket, where it is one.
+            with contextlib.suppress(BlockingIOError):
+                while count := socket.socket.recv_into(self._sockets[fd], self._buffer):
+                    self._bytes += self._content(fd, count)
+                raise BenchError("the server closed a connection under load")
         before, self.relayed = self.relayed, self._bytes // self._frame
         return self.relayed - before
+
+    def _content(self, _fd: int, count: int) -> int:
+        """How many bytes of frames are in those that came into the buffer."""
+        return count
+
+
+class TlsSink(StreamSink):
+    """The same over TLS, where records are measured and not deciphered: a server that writes one for each message takes
+    less for that than reading them would. `Fleet.prove` has seen what they hold. Afterwards OpenSSL cannot go on.
+    """
+
+    def __init__(self, fleet: Fleet, size: int) -> None:
+        super().__init__(fleet, size)
+        self._records = {fd: RecordLengths(record_overhead(sock)) for fd, sock in self._sockets.items()}
+
+    def _content(self, fd: int, count: int) -> int:
+        return self._records[fd].receive(bytes(memoryview(self._buffer)[:count]))
+
+
+def record_overhead(sock: socket.socket) -> int:
+    """Bytes in a record besides its content. Raises BenchError for a cipher that nobody should use any more."""
+    assert isinstance(sock, ssl.SSLSocket)
+    cipher = sock.cipher()
+    if cipher is not None and sock.version() == "TLSv1.3":
+        return 17  # the type and the tag (RFC 8446 section 5.2)
+    if cipher is not None and "GCM" in cipher[0]:
+        return 24  # the explicit nonce and the tag (RFC 5288 section 3)
+    raise BenchError(f"the server speaks {sock.version()} with {cipher}, of which the bench knows no record size")
+
+
+class RecordLengths:
+    """Measures the records in a stream of bytes."""
+
+    HEADER = 5
+
+    def __init__(self, overhead: int) -> None:
+        self._overhead = overhead
+        self._pending = b""
+
+    def receive(self, data: bytes) -> int:
+        """How many bytes of content are in the records that `data` completes."""
+        if self._pending:
+            data = self._pending + data
+        content, at, size = 0, 0, len(data)
+        while size - at >= self.HEADER:
+            length = data[at + 3] << 8 | data[at + 4]
+            end = at + self.HEADER + length
+            if end > size:
+                break
+            content += length - self._overhead
+            at = end
+        self._pending = data[at:]
+        return content
 
 
 def full_rate(sends: Sequence[Send], sink: Sink, window: int, seconds: float) -> Flowed:
@@ -193,4 +246,6 @@ def sink_for(fleet: Fleet, direction: str, size: int) -> Sink:
         return PeerSink(fleet, size)
     if direction == "echo":
         return EchoSink(fleet, size)
-    return ClientSink(fleet, size) if fleet.transport == "udp" else StreamSink(fleet, size)
+    if fleet.transport == "udp":
+        return ClientSink(fleet, size)
+    return TlsSink(fleet, size) if fleet.transport in TLS_TRANSPORTS else StreamSink(fleet, size)

@@ -243,6 +243,8 @@ class ClientConnection(Protocol):
 
     def _serve(self, messages: list[bytes]) -> None:
         """Serve whole messages from the client: now, or behind those that already wait for the next turn."""
+        if self._closing:
+            return
         self._liveness.heard = True
         if self._held:
             self._held += messages  # TLS had them already, or they came in one segment

@@ -1,7 +1,8 @@
 """TURN over WebSocket (draft-chenxin-behave-turn-websocket): a binary message carries one STUN or ChannelData message.
 
 Several whole messages in one, padded to four bytes, are taken too. Autobahn reads the frames; it is given neither the
-transport nor a clock, so that every limit, every timeout and every write is ours.
+transport nor a clock, so that every limit, every timeout and every write is ours. The frames of bound channels pass it
+by (see `relayd.listeners.channel_frames`), with which its own counts of traffic, that nobody reads, do not grow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.errors import DecodeError
+from relayd.listeners.channel_frames import read_channel_frames
 from relayd.listeners.connection import ClientConnection, ConnectionHost
 from relayd.listeners.forwarding import Forwarded, read_forwarded
 from relayd.listeners.handshake import VERSION, Handshake, RequestHeaders
@@ -62,6 +64,7 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
     """Reads and writes the frames of one connection. Knows nothing of TURN."""
 
     log = _OnlyFaults()
+    data: bytes  # what Autobahn has not read yet
 
     def __init__(self, connection: WebClient, factory: WebSocketServerFactory, subprotocol: str | None) -> None:
         super().__init__()
@@ -87,7 +90,18 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
 
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
-        self._dataReceived(data)
+        if self.is_speaking() and self.current_frame is None and not self.inside_message:
+            # Autobahn is between two messages: all that it remembers is the beginning of a header.
+            waiting = self.data + data
+            frames = read_channel_frames(waiting)
+            if frames.messages or frames.more:
+                self.data, data = b"", waiting[frames.size :]
+                self._connection.serve(frames.messages)
+                if frames.more:
+                    self.data = data  # so that this frame, too, can be read in one go when it is whole
+                    return
+        if data:
+            self._dataReceived(data)
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -195,6 +209,7 @@ class WebClient(ClientConnection):
     plain = AppConnection.WS
     secure = AppConnection.WSS
     padded = False
+    frames = Frames
 
     def __init__(self, listener: WebHost) -> None:
         super().__init__(listener)
@@ -277,7 +292,7 @@ class WebClient(ClientConnection):
         now = self._listener.clock.seconds()
         self._liveness = Liveness(now)
         self._next_ping = now + PING_INTERVAL
-        self._frames = Frames(self, self._frames_factory, handshake.subprotocol)
+        self._frames = self.frames(self, self._frames_factory, handshake.subprotocol)
         self._frames.open(handshake.key)
 
     def early(self, data: bytes) -> None:
@@ -316,6 +331,11 @@ class WebClient(ClientConnection):
             frames.fail(INVALID_PAYLOAD, "not whole STUN or ChannelData messages")
             return
         self._serve(messages)
+
+    def serve(self, messages: list[bytes]) -> None:
+        """The messages in several frames."""
+        if messages:
+            self._serve(messages)
 
     # --- what the service and the listener call ---
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.command import chosen, lines, notes
 from bench.fleet import CHUNK, bursts, interleaved, runs
 from bench.rows import ROWS, Row, Sample
+from bench.servers import Server
 from bench.traffic import Flowed
 
 
@@ -19,11 +22,17 @@ def test_the_goals_are_those_that_were_set() -> None:
         "udp-down-200-200": {"cpu": 1.5},
         "paced-up": {"cpu": 1.5},
         "paced-down": {"cpu": 1.5},
+        "tcp-up-200": {"cpu": 1.5},
+        "tcp-down-200": {"cpu": 1.5},
+        **{f"{transport}-{way}-200": {"cpu": 2.0} for transport in ("tls", "ws", "wss") for way in ("up", "down")},
+        "ws-up-200-autobahn": {"cpu": 0.35},
+        "ws-down-200-autobahn": {"cpu": 0.35},
         "cycles": {"cpu": 4.0},
         "memory": {"memory": 0.5},
         "latency": {"p50": 1.5},
         "latency-loaded": {"p50": 1.5},
     }
+    assert {row.name: row.most for row in ROWS if row.most} == {"memory-ws": {"memory": 60.0}}
 
 
 def test_names_are_unique_and_can_be_chosen_by_pattern() -> None:
@@ -67,6 +76,29 @@ def test_a_line_compares_the_medians() -> None:
     assert lines(_row(cpu=0.9), samples) == [
         ["title", "us", "2.00 (2.00-2.00)", "1.00 (1.00-1.00)", "0.50", "0.9", "met"]
     ]
+
+
+def test_a_figure_may_have_a_goal_of_its_own() -> None:
+    """What relayd may need at most is judged by relayd's figure alone, whatever the ratio."""
+    samples = {"coturn": [Sample({"memory": 20.0})], "relayd": [Sample({"memory": 40.0})]}
+    row = replace(_row(), unit="KB", most={"memory": 60.0})
+    assert lines(row, samples)[0][4:] == ["2.00", "60 KB", "met"]
+    assert lines(replace(row, most={"memory": 30.0}), samples)[0][4:] == ["2.00", "30 KB", "missed"]
+    assert lines(row, {"coturn": [], "relayd": [Sample({}, invalid="why")]})[0][4:] == ["", "", ""]
+
+
+def test_a_row_may_compare_with_another_server() -> None:
+    """The first figure is that of the row's own baseline."""
+    samples = {"autobahn": [Sample({"cpu": 8.0})], "relayd": [Sample({"cpu": 2.0})]}
+    row = replace(_row(cpu=0.35), baseline="autobahn")
+    assert lines(row, samples)[0][2:] == ["8.00 (8.00-8.00)", "2.00 (2.00-2.00)", "0.25", "0.35", "met"]
+
+
+def test_a_server_without_websocket_is_measured_over_the_stream_below() -> None:
+    """What it speaks is taken as it is."""
+    server = Server("some", "1", ("127.0.0.1", 1), tcp=2, tls=3, wss=4)
+    assert [server.nearest(transport) for transport in ("udp", "tls", "ws", "wss")] == ["udp", "tls", "tcp", "wss"]
+    assert [server.port(transport) for transport in ("udp", "tcp", "tls", "ws", "wss")] == [1, 2, 3, 0, 4]
 
 
 def test_an_invalid_round_makes_no_ratio() -> None:
