@@ -79,10 +79,9 @@ def turn_uris(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) ->
 def websocket_urls(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) -> list[str]:
     """The same for WebSocket. Browsers take these in `new WebSocket(…)`, and not in iceServers."""
     return [
-        f"{listener.app_connection}://{address}/turn"
+        f"{'wss' if listener.app_connection in _SECURE else 'ws'}://{address}/turn"
         for listener in listeners
-        if listener.app_connection in (AppConnection.WS, AppConnection.WSS)
-        and (address := _reachable(listener.addresses, relays)) is not None
+        if listener.kind in _SITES and (address := _reachable(listener.addresses, relays)) is not None
     ]
 
 

@@ -126,10 +126,7 @@ class ClientConnection(Protocol):
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
-        if self._admitted:
-            self._listener.admission.leave()
-        if self._source is not None:
-            self._listener.admission.release(self._source)
+        self._leave()
         if self._is_path():
             self._service.path_closed(self)
         self._listener.disconnected(self)
@@ -208,6 +205,10 @@ class ClientConnection(Protocol):
                 self.abort()
         elif self._liveness.has_expired(now, self._listener.settings) and not self._is_in_use():
             self.close()
+
+    def inherit(self, predecessor: ClientConnection) -> None:
+        """Take up where another one on the same transport left: the time that it had goes on."""
+        self._liveness = predecessor._liveness
 
     # --- what a subclass says ---
 
@@ -329,6 +330,10 @@ class ClientConnection(Protocol):
         self._set_path(client, self._is_secure())
         return True
 
+    def _claim_remote(self) -> bool:
+        """Count who is connected. A trusted proxy brings everybody: it is no source, and may tell its clients later."""
+        return self._listener.trusts(self.remote) or (self.remote is not None and self._claim(self.remote))
+
     def _claim(self, client: TransportAddress) -> bool:
         # Connections of a Unix socket are all local and have no source: only their total is bounded.
         if not client.ip.startswith(LOCAL_NETWORK):
@@ -337,6 +342,15 @@ class ClientConnection(Protocol):
                 return False
             self._source = source
         return True
+
+    def _leave(self) -> None:
+        """Make room for others."""
+        if self._admitted:
+            self._listener.admission.leave()
+            self._admitted = False
+        if self._source is not None:
+            self._listener.admission.release(self._source)
+            self._source = None
 
     def _set_path(self, client: TransportAddress, secure: bool) -> None:
         transport: Any = self.transport

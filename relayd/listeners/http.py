@@ -187,3 +187,22 @@ class WebSite(Site):
             request.postpath = []
             return self._turn
         return super().getResourceFor(request)  # type: ignore[no-untyped-call]
+
+
+class TlsOnlySite(Site):
+    """What is said in plain HTTP on a port that speaks HTTPS: no page is shown, and no WebSocket opens."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(Resource(), timeout=None, reactor=clock)  # type: ignore[no-untyped-call]
+
+    def getResourceFor(self, request: Any) -> Any:
+        return _TlsOnly()  # type: ignore[no-untyped-call]
+
+
+class _TlsOnly(Resource):
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        request.setHeader(b"connection", b"close")
+        request.channel.persistent = False
+        return answer(request, Refusal(400, "This port speaks HTTPS: the address begins with https:// or wss://."))

@@ -10,7 +10,6 @@ from typing import Any
 from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import ServerFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.filepath import FilePath
 
@@ -60,14 +59,14 @@ class InternetPorts:
         return listening
 
     def listenSSL(  # noqa: N802
-        self, port: int, factory: ServerFactory, contextFactory: Any, backlog: int, interface: str
+        self, port: int, factory: Any, contextFactory: Any, backlog: int, interface: str
     ) -> IListeningPort:
-        """What an `ssl:` endpoint calls. Raises ConfigurationError, CannotListenError, or OSError."""
+        """What an `ssl:` endpoint calls, with a `StreamListener`. Raises as `listenTCP`, and ConfigurationError."""
         if not contextFactory.extraCertChain:
             contextFactory.extraCertChain = intermediates(self._description)
-        below: Any = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
-        below.noisy = False
-        return self.listenTCP(port, below, backlog, interface)
+        tls = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
+        tls.noisy = False
+        return self.listenTCP(port, factory.over_tls(tls), backlog, interface)
 
 
 def intermediates(description: str) -> list[X509]:

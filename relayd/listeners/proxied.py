@@ -37,7 +37,7 @@ class ProxiedConnection(ProtocolWrapper):
 
     def __init__(self, factory: ProxiedFactory, wrapped: Any) -> None:
         super().__init__(factory, wrapped)
-        self._held = b""
+        self._held: bytes | None = b""  # of the header; None once it is read
         self._client: TransportAddress | None = None
         self._server: TransportAddress | None = None
         self._trusted = False
@@ -59,6 +59,9 @@ class ProxiedConnection(ProtocolWrapper):
         _abort(transport)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._held is None:
+            self.wrappedProtocol.dataReceived(data)
+            return
         if not self._trusted:
             return
         self._held += data
@@ -78,11 +81,9 @@ class ProxiedConnection(ProtocolWrapper):
             return
         header, size = found
         self._client, self._server, self.client_used_tls = header
-        rest, self._held = self._held[size:], b""
-        # From here on the transport calls what is above without a stop here.
-        self.dataReceived = self.wrappedProtocol.dataReceived  # type: ignore[method-assign]
+        rest, self._held = self._held[size:], None
         if rest:
-            self.dataReceived(rest)
+            self.wrappedProtocol.dataReceived(rest)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         # What is above was never told of a stranger's connection.

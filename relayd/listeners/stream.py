@@ -15,6 +15,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, ILoggingContext, IProtocolNegotiationFactory
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -76,7 +77,12 @@ class StreamListener(ServerFactory):
     @property
     def description(self) -> str:
         where = " ".join(str(address) for address in self.addresses)
-        return f"{self.app_connection} {where or self._endpoint}"
+        return f"{self.spoken} {where or self._endpoint}"
+
+    @property
+    def spoken(self) -> str:
+        """The app_connections that its clients can get, for the operator."""
+        return self.app_connection
 
     def logPrefix(self) -> str:
         """What Twisted's port calls us when it logs that it starts, which no `noisy` prevents."""
@@ -85,6 +91,10 @@ class StreamListener(ServerFactory):
     def buildProtocol(self, addr: Any) -> ClientConnection:
         # Never None, which Twisted's TLS and PROXY wrappers do not take for an answer: refusals come in connectionMade.
         return self.connection(self)
+
+    def over_tls(self, tls: TLSMemoryBIOFactory) -> Any:
+        """What accepts on an endpoint with TLS, in which we are wrapped."""
+        return tls
 
     def listening(self, port: IListeningPort) -> None:
         """The endpoint is open."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from relayd.config import ListenerSettings
 from relayd.interfaces import IRelayService
+from relayd.listeners.connection import ClientConnection
 from relayd.listeners.http import WebSite
 from relayd.listeners.stream import StreamListener
 from relayd.listeners.websocket import WebClient, make_frames_factory
@@ -15,8 +17,8 @@ class WebListener(StreamListener):
     """One endpoint of the site, and its connections."""
 
     kind = "web"
-    connection = WebClient
-    alpn = (b"http/1.1",)
+    connection: type[ClientConnection] = WebClient
+    alpn: Sequence[bytes] = (b"http/1.1",)
 
     def __init__(
         self, description: str, clock: Any, service: IRelayService, settings: ListenerSettings, pages: Any

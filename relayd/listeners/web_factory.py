@@ -1,4 +1,4 @@
-"""Makes listeners of the kind `web`. Loads neither Autobahn nor twisted.web before one is wanted."""
+"""Makes listeners of the kinds `web` and `any`. Loads neither Autobahn nor twisted.web before one is wanted."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class WebListenerFactory:
         "with /healthz. Pages of other web sites may use it if --web-origin names them."
     )
 
+    _listener = "relayd.listeners.web.WebListener"
+
     def __init__(self, pages: str) -> None:
         self._pages = pages
 
@@ -34,11 +36,22 @@ class WebListenerFactory:
         self, endpoint: str, reactor: Any, service: IRelayService, data_plane: IDataPlane, settings: ListenerSettings
     ) -> Deferred[IListener]:
         """See `IListenerFactory.listen`."""
-        # Together they take a fifth of a second and twenty megabytes, which a relay without WebSocket need not have.
-        from relayd.listeners.web import WebListener
-
         pages: Any = namedAny(self._pages)
+        # Autobahn and twisted.web take a fifth of a second and twenty megabytes, which a relay without WebSocket need
+        # not have.
+        listener: Any = namedAny(self._listener)
         opened: Deferred[Any] = open_stream(
-            WebListener(endpoint, reactor, service, settings, pages(settings)), endpoint, reactor
+            listener(endpoint, reactor, service, settings, pages(settings)), endpoint, reactor
         )
         return opened
+
+
+class AnyListenerFactory(WebListenerFactory):
+    """The same for ports on which TURN is spoken beside HTTP."""
+
+    kind = "any"
+    help = (
+        "All on one port: TURN over TCP, and the site of the kind web with WebSocket; on an ssl: endpoint both over "
+        "TLS, and TURN over TCP without it as well. They are told apart by ALPN and the first byte."
+    )
+    _listener = "relayd.listeners.mixed.AnyListener"

@@ -14,6 +14,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.server import Site
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.errors import DecodeError
@@ -211,10 +212,11 @@ class WebClient(ClientConnection):
     padded = False
     frames = Frames
 
-    def __init__(self, listener: WebHost) -> None:
+    def __init__(self, listener: WebHost, site: Site | None = None) -> None:
+        """`site` instead of the listener's."""
         super().__init__(listener)
         self._frames_factory = listener.frames_factory
-        self._http: WebChannel | None = WebChannel(self, listener.site)
+        self._http: WebChannel | None = WebChannel(self, site or listener.site)
         self._frames: Frames | None = None
         self._arrived = False  # anything, since the last sweep
         self._told: TransportAddress | None = None  # the client's address in the path
@@ -368,8 +370,7 @@ class WebClient(ClientConnection):
             self._http.makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def _welcome(self) -> bool:
-        # A trusted proxy brings everybody: it is no source. Who its clients are it may say later, in HTTP.
-        return self._listener.trusts(self.remote) or (self.remote is not None and self._claim(self.remote))
+        return self._claim_remote()
 
     def _is_path(self) -> bool:
         return self._frames is not None

@@ -116,8 +116,8 @@ class Plugins(TestCase):
     """The plugin file."""
 
     def test_the_factory_is_found(self) -> None:
-        """Twisted's plugin system finds the kinds `turn` and `web`."""
-        assert {"turn", "web"} <= {plugin.kind for plugin in getPlugins(IListenerFactory)}
+        """Twisted's plugin system finds the kinds `turn`, `web` and `any`."""
+        assert {"turn", "web", "any"} <= {plugin.kind for plugin in getPlugins(IListenerFactory)}
 
     def test_a_relay_without_websocket_loads_none(self) -> None:
         """Autobahn and twisted.web stay out of a process that lists all kinds and listens with another one."""

@@ -87,11 +87,14 @@ class House:
         certificate: Certificate,
         users: Mapping[str, str] = USERS,
         ports: Mapping[tuple[AppConnection, str], int] = NO_PORTS,
+        *,
+        mixed: bool = False,
         **settings: Any,
     ) -> None:
         """`settings` go to `relayd.config.Settings`; loopback peers are allowed unless they say otherwise.
 
-        `ports` are those of another house that has stopped, to be where that was; without them any that are free.
+        `ports` are those of another house that has stopped, to be where that was; without them any that are free. With
+        `mixed` streams come to listeners of the kind `any`.
         """
         self.reactor = WarpedReactor()
         self.recorder = Recorder()
@@ -104,11 +107,14 @@ class House:
         ]
         words = {"udp": "udp:{}", "tcp": "tcp:{}", "tls": f"ssl:{{}}:{keys}", "dtls": f"dtls:{{}}:{keys}"}
         words |= {"ws": words["tcp"], "wss": words["tls"]}
+        kinds = dict.fromkeys(AppConnection, "turn") | dict.fromkeys(WEB, "web")
+        if mixed:
+            kinds |= dict.fromkeys((AppConnection.TCP, AppConnection.TLS, *WEB), "any")
         relays = [TransportAddress.parse(host, 0) for host in HOSTS]
         defaults: dict[str, Any] = {
             "listen": tuple(
                 (
-                    "web" if kind in WEB else "turn",
+                    kinds[kind],
                     words[kind].format(ports.get((kind, host), 0)) + f":interface={host}".replace("::1", r"\:\:1"),
                 )
                 for kind, host in self._ways

@@ -40,11 +40,12 @@ class HouseCase(TestCase):
     data_plane = "portable"
     kind = AppConnection.UDP
     host = "127.0.0.1"
+    mixed = False  # whether streams come to ports that take several protocols
     settings: dict[str, Any] = {}
 
     def setUp(self) -> None:
         self.descriptors = descriptors()
-        self.house = House(self.data_plane, certificate(), **self.settings)
+        self.house = House(self.data_plane, certificate(), mixed=self.mixed, **self.settings)
         self.house.start()
         self.addCleanup(self.stop)
 

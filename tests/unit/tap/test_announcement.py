@@ -24,7 +24,8 @@ class FakeListener:
 
 
 def listener(app_connection: str, *hosts: str) -> Any:
-    return FakeListener(app_connection, [TransportAddress.parse(host, 3478) for host in hosts])
+    addresses = [TransportAddress.parse(host, 3478) for host in hosts]
+    return FakeListener(app_connection, addresses, "web" if app_connection.startswith("w") else "turn")
 
 
 def relay(bound: str, advertised: str) -> RelayAddress:
@@ -69,6 +70,15 @@ def test_websocket_urls_are_apart(app_connection: str, hosts: list[str], urls: l
     assert [line for line in lines if urls and urls[0] in line] == [
         f"relayd: WebSocket clients reach it at {url}" for url in urls
     ]
+
+
+@pytest.mark.parametrize(("app_connection", "scheme", "web"), [("tcp", "turn", "ws"), ("tls", "turns", "wss")])
+def test_one_port_for_all(app_connection: str, scheme: str, web: str) -> None:
+    """A port that takes several protocols is announced for each kind of client."""
+    listeners, relays = [listener(app_connection, "127.0.0.1")], [relay("127.0.0.1", "127.0.0.1")]
+    listeners[0].kind = "any"
+    assert turn_uris(listeners, relays) == [f"{scheme}:127.0.0.1:3478?transport=tcp"]
+    assert websocket_urls(listeners, relays) == [f"{web}://127.0.0.1:3478/turn"]
 
 
 @pytest.mark.parametrize(
