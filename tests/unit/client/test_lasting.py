@@ -6,6 +6,8 @@ import random
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IUDPTransport
@@ -389,3 +391,45 @@ def test_refused_peers_are_passed_on(party: Party) -> None:
     party.port.connect(*PEER)
     session.owner.icmp_received(TransportAddress.parse(*PEER), (3, 3, 0))
     assert party.protocol.life == ["start", "refused"]
+
+
+@given(st.lists(st.sampled_from(["end", "pass", "grant", "refuse", "permit", "bind", "write", "answer"]), max_size=30))
+def test_whatever_happens(events: list[str]) -> None:
+    """Whatever happens in whatever order, there is one attempt or pause or allocation at a time; when it is stopped,
+    everybody has been told, and nothing is left.
+    """
+    party = Party()
+    sessions = [party.client.succeed()]
+    answers: list[list[Any]] = []
+
+    def is_allocated() -> bool:
+        return bool(party.port.relayed_addresses)
+
+    def is_attempting() -> bool:
+        return not party.client.attempts[-1][1].called
+
+    for event in events:
+        if event == "end" and is_allocated():
+            sessions[-1].end(GONE)
+        elif event == "pass":
+            party.clock.advance(LONGEST_PAUSE)
+        elif event == "grant" and is_attempting():
+            sessions.append(party.client.succeed())
+        elif event == "refuse" and is_attempting():
+            party.client.fail(RemoteError(486, "Allocation Quota Reached"))
+        elif event in ("permit", "bind"):
+            asked = party.port.permit("192.0.2.7") if event == "permit" else party.port.bind(*PEER)
+            answers.append([])
+            asked.addBoth(answers[-1].append)
+        elif event == "write":
+            party.port.write(b"data", PEER)
+        elif event == "answer":
+            for _, _, answer in sessions[-1].asked:
+                if not answer.called:
+                    answer.callback(None)
+        assert is_allocated() + is_attempting() + len(party.clock.getDelayedCalls()) == 1
+    party.port.stopListening()
+    assert party.over() == [None]
+    assert [len(answer) for answer in answers] == [1] * len(answers)
+    assert party.clock.getDelayedCalls() == []
+    assert party.protocol.life == ["start", "stop"]
