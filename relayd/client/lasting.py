@@ -34,6 +34,7 @@ from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUn
 FIRST_PAUSE = 1.0  # seconds at most, before the first attempt
 LONGEST_PAUSE = 60.0  # seconds at most: a relay that is back is found within a minute
 STEADY = 60.0  # seconds that an allocation has to last for the pauses to be short again
+
 # Refusals that another attempt does not change, because they are about who asks and for what (RFC 8656 sections 7.2 and
 # 19). Others pass: a quota that the lost allocation holds until it expires (486), a full server (508), ...
 _PERMANENT = frozenset((400, 401, 403, 420, 440, 441, 442))

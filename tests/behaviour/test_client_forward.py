@@ -76,8 +76,9 @@ def environment(password: str = PASSWORD) -> dict[str, str]:
     return {"PYTHONPATH": str(ROOT), "RELAYD_PASSWORD": password}
 
 
-def command(directory: Path, *arguments: str) -> Process:
-    return Process(words(*arguments), directory, environment())
+def command(directory: Path, *arguments: str, **more: str) -> Process:
+    """The command, with more in its environment than the password."""
+    return Process(words(*arguments), directory, {**environment(), **more})
 
 
 def failed(*arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
