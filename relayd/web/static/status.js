@@ -44,6 +44,7 @@ const traffic = new Plot($("traffic"), WINDOW, bits, [
 const packets = new Plot($("packets"), WINDOW, rate, [
   { name: "to peers", style: "sent", values: history.sent_packets },
   { name: "to clients", style: "received", values: history.received_packets },
+  { name: "dropped", style: "dropped", values: history.dropped },
 ]);
 const allocations = new Plot($("allocations"), WINDOW, count, [
   { name: "allocations", style: "other", values: history.allocations },
@@ -96,12 +97,13 @@ function showTiles(status) {
     const [number, unit] = bits(8 * lately(`${way}_bytes`));
     write(`now-${way}`, number);
     write(`unit-${way}`, unit);
-    const packets = rate(lately(`${way}_packets`)).join(" ").replace("/s", "packets/s");
-    write(`sub-${way}`, `${packets}, ${volume(status.traffic[`${way}_bytes`]).join(" ")} in all`);
+    const packets = rate(lately(`${way}_packets`)).join(" ").replace("/s", " packets/s").replace("  ", " ");
+    const moved = volume(status.traffic[`${way}_bytes`]).join(" ");
+    write(`sub-${way}`, `${packets}, ${`${moved} in all`.replaceAll(" ", "\u00a0")}`);
   }
   const [number, unit] = rate(lately("dropped"));
   write("now-dropped", number);
-  write("unit-dropped", unit.replace("/s", "packets/s"));
+  write("unit-dropped", unit.replace("/s", " packets/s").trim());
   write("sub-dropped", `${count(status.traffic.dropped).join(" ").trim()} since the start`);
 }
 
