@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 from tests.support import wire
 from tests.support.certificate import Certificate
 from tests.support.ports import free_ports
-from tests.support.reverse_proxies import ENDING_TLS, PASSING_TLS, ReverseProxy, Upstream
+from tests.support.reverse_proxies import ENDING_TLS, PASSING_TLS, ReverseProxy, Upstream, start_nginx
 from tests.support.servers import PASSWORD, USER, TurnServer, assert_clean_end, start_relayd
 from tests.support.websocket import TEXT, Closed, Refused, StrangeWebSocket
 
@@ -170,3 +173,49 @@ def test_pages_of_others(proxy: ReverseProxy, relay: Relay) -> None:
     assert refused.value.status == 403
     own = {"Host": f"localhost:{proxy.port}", "Origin": f"https://localhost:{proxy.port}"}
     connect(proxy, relay, source=CLIENT, headers=own).socket.close()
+
+
+def status_of(port: int, path: str, headers: dict[str, str]) -> int:
+    """What a page of the relay is answered with, asked for from this host over TLS under the name `localhost`."""
+    unverified = ssl._create_unverified_context()
+    with contextlib.closing(
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=PEER_PATIENCE, context=unverified)
+    ) as connection:
+        connection.request("GET", path, headers={"Host": "localhost", **headers})
+        return connection.getresponse().status
+
+
+CLAIMS: list[dict[str, str]] = [
+    {},
+    {"X-Forwarded-For": "127.0.0.1"},
+    {"Forwarded": "for=127.0.0.1"},
+    {"Via": "1.1 nobody", "X-Real-IP": "127.0.0.1"},
+]
+
+
+def test_the_operators_pages_stay_closed(proxy: ReverseProxy, relay: Relay) -> None:
+    """What comes from the proxy, which is on the relay's own host, is not taken for somebody's there."""
+    assert status_of(proxy.port, "/healthz", {}) == 200
+    for path in ("/", "/status.json", "/metrics"):
+        for claim in CLAIMS:
+            assert status_of(proxy.port, path, claim) == 403
+
+
+def test_a_careless_nginx(relay: Relay, tmp_path: Path) -> None:
+    """With the least configuration that passes requests on, which tells the relay nothing, they stay closed as well."""
+    wanted = (
+        "proxy_http_version 1.1;",
+        "proxy_set_header Upgrade    $http_upgrade;",
+        "proxy_set_header Connection $relayd_connection;",
+        "proxy_set_header Host       $http_host;",
+        "proxy_set_header X-Forwarded-For   $remote_addr;",
+        "proxy_set_header X-Forwarded-Proto $scheme;",
+        'proxy_set_header Forwarded         "";',
+    )
+    careless = start_nginx(tmp_path, relay.upstream, dict.fromkeys(wanted, ""))
+    try:
+        assert status_of(careless.port, "/healthz", {}) == 200
+        for claim in CLAIMS:
+            assert status_of(careless.port, "/metrics", claim) == 403
+    finally:
+        careless.process.kill()
