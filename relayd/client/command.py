@@ -22,6 +22,7 @@ from relayd.client.ways import Clients, add_options, clients
 from relayd.errors import ConfigurationError, RelaydError
 
 MAX_ECHOES = 1000
+STAGGER = 0.05  # seconds from one way's beginning to the next one's: handshakes at once would slow each other down
 MAX_TIMEOUT = 600.0  # seconds
 
 _HEADINGS = ("way", "server", "reach", "allocate", "echo min/avg/max", "relayed address")
@@ -72,18 +73,19 @@ async def _forward(reactor: Any, options: argparse.Namespace, make_clients: Clie
 
 
 async def ping_all(reactor: Any, clients: Sequence[TurnClient], count: int, patience: float) -> int:
-    """Try all at once, and print a row for each as soon as it is known; gives how many failed."""
+    """Try all side by side, and print a row for each as soon as it is known; gives how many failed."""
     for proxy in dict.fromkeys(client.proxy for client in clients if client.proxy is not None):
         ways = ", ".join(str(client.uri) for client in clients if client.proxy == proxy)
         print(f"through the proxy {proxy}: {ways}")
     print(_row(_HEADINGS), flush=True)
 
-    async def one(client: TurnClient) -> bool:
+    async def one(number: int, client: TurnClient) -> bool:
+        await deferLater(reactor, number * STAGGER)
         outcome = await ping(reactor, client, count, patience)
         print(describe(outcome), flush=True)
         return outcome.error is not None
 
-    return sum(await gatherResults([Deferred.fromCoroutine(one(client)) for client in clients]))
+    return sum(await gatherResults([Deferred.fromCoroutine(one(*each)) for each in enumerate(clients)]))
 
 
 def describe(outcome: Outcome) -> str:

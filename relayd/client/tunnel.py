@@ -105,9 +105,8 @@ class _Tunnel(ProtocolWrapper):
         if wrapped is not None:
             wrapped.connectionLost(reason)
         elif not self.opened.called:
-            closed = isinstance(reason.value, ConnectionDone)
-            words = "it closed the connection without an answer" if closed else wording(reason)
-            self.opened.errback(ServerUnavailable(f"the proxy {self._proxy}: {self._fault or words}"))
+            words = self._fault or "it closed the connection without an answer"
+            self.opened.errback(ServerUnavailable(f"the proxy {self._proxy}: {words}"))
 
     def _answered(self, data: bytes) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relayd.client.http import MAX_HEAD, MAX_REASON, Response, ResponseReader, authority
 from relayd.errors import ConfigurationError, DecodeError
@@ -105,3 +107,27 @@ def test_hosts_that_cannot_be_named(host: str) -> None:
     """What is no host name does not get into a request."""
     with pytest.raises(ConfigurationError):
         authority(host, 443)
+
+
+PIECES = st.sampled_from(
+    [b"HTTP/1.1 ", b"HTTP/1.0 200 OK", b"101", b" ", b"\r\n", b"\n", b"\r", b"X: y", b":", b"\x00\xff"]
+)
+
+
+@given(st.lists(PIECES | st.binary(max_size=8), max_size=12).map(b"".join), st.integers(1, 9))
+def test_any_bytes(data: bytes, size: int) -> None:
+    """Whatever comes is a head, no head yet, or DecodeError, and how it is cut makes no difference."""
+
+    def outcome(pieces: list[bytes]) -> object:
+        reader = ResponseReader()
+        answer: tuple[Response, bytes] | None = None
+        for number, piece in enumerate(pieces):
+            try:
+                answer = reader.receive(piece)
+            except DecodeError:
+                return "none"
+            if answer is not None:
+                return answer[0], answer[1] + b"".join(pieces[number + 1 :])
+        return None
+
+    assert outcome([data[at : at + size] for at in range(0, len(data), size)]) == outcome([data])

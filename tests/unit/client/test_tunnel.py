@@ -175,11 +175,12 @@ def test_garbage(garbage: bytes) -> None:
     assert "no HTTP proxy" in case.error()
 
 
-def test_half_an_answer() -> None:
-    """A proxy that closes in the middle of its answer is said to have done so."""
+@pytest.mark.parametrize("reason", [ConnectionDone(), ConnectionLost()])
+def test_half_an_answer(reason: Exception) -> None:
+    """A proxy that closes in the middle of its answer, or is cut off, is said to have done so."""
     case = Case()
     case.answer(OK[:20])
-    assert "closed the connection without an answer" in case.error(ConnectionDone())
+    assert case.error(reason).endswith("closed the connection without an answer")
 
 
 def test_silence() -> None:

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
-from relayd.address import TransportAddress
+from relayd.address import AppConnection, TransportAddress
+from relayd.client.proxy import HttpProxy
 from relayd.client.server import Server
 from relayd.client.turn import MAX_REDIRECTIONS, TurnClient
 from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
@@ -31,8 +32,8 @@ class FakeSession:
 class RedirectedClient(TurnClient):
     """Asks nobody: every server names the next one of `answers`."""
 
-    def __init__(self, uri: str, answers: Iterator[Redirected]) -> None:
-        super().__init__(Clock(), uri, "alice", "secret")
+    def __init__(self, uri: str, answers: Iterator[Redirected], proxy: HttpProxy | None = None) -> None:
+        super().__init__(Clock(), uri, "alice", "secret", proxy=proxy)
         self.answers = answers
         self.asked: list[Server] = []
         self.sessions: list[FakeSession] = []
@@ -82,6 +83,16 @@ def test_whose_certificate() -> None:
     assert [server.tls_name for server in client.asked] == [
         *("relay.example.org", "relay.example.org", "two.example.org", "two.example.org")
     ]
+
+
+def test_the_way_to_the_next_server() -> None:
+    """It is reached as the first one was: over the same kind of connection, at the same resource, by the same proxy."""
+    proxy = HttpProxy("proxy.example.org", 3128)
+    client = RedirectedClient("wss://relay.example.org:8443/a?b", iter([elsewhere(1), elsewhere(1)]), proxy)
+    failure_of(client.allocate(DatagramProtocol()))
+    first, second = client.asked
+    assert first == Server("relay.example.org", 8443, AppConnection.WSS, "relay.example.org", "/a?b", proxy)
+    assert second == first._replace(host="192.0.2.1", port=3478)
 
 
 @pytest.mark.parametrize(("username", "password"), [("alice", ""), ("", "secret"), ("a\x00", "secret")])
