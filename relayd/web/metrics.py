@@ -17,6 +17,8 @@ from relayd.observers.refusals import CODES, Refusal
 from relayd.observers.statistics import Statistics
 from relayd.turn.outputs import EndReason
 
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
 
 class RelayCollector(Collector):
     """Reads the statistics whenever somebody scrapes. Every label value is there from the start, so that rates are."""
@@ -78,7 +80,7 @@ def _traffic(traffic: dict[AppConnection, Counters]) -> Iterator[Metric]:
 
 
 class Metrics(Resource):
-    """The metrics, in the text format or OpenMetrics, whichever the Accept header prefers."""
+    """The metrics, in the text format, or in OpenMetrics where the Accept header has it."""
 
     def __init__(self, status: IRelayStatus) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -87,7 +89,9 @@ class Metrics(Resource):
         ProcessCollector(registry=self._registry)
 
     def render(self, request: Any) -> bytes:
-        encode, content_type = choose_encoder(request.getHeader("accept") or "")
+        # Its own reading of that header stumbles over versions that are no numbers.
+        accepted = (each.partition(";")[0].strip().lower() for each in (request.getHeader("accept") or "").split(","))
+        encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS.partition(";")[0] in accepted else "")
         body = encode(self._registry)
         request.setHeader(b"content-type", content_type.encode("ascii"))
         request.setHeader(b"cache-control", b"no-store")

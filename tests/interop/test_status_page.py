@@ -119,6 +119,20 @@ def test_the_policy_is_in_force(site: tuple[TurnServer, str], browser: Browser) 
     assert browser.evaluate("window.smuggled") is None
 
 
+def test_numbers_are_for_people(site: tuple[TurnServer, str], browser: Browser) -> None:
+    """Three digits and a unit, from nothing to terabits; the axis of a plot ends at a round number above the curve."""
+    browser.open(site[1])
+    values = [0, 0.5, 10, 99.97, 999.4, 999.6, 1000, 12_345, 999_960, 1e6, 2.5e9, 1e13]
+    module = "import('./plot.js').then(plot => {}.map(value => plot.{}))"
+    assert browser.evaluate(module.format(values, "bits(value).join(' ')")) == [
+        *("0 bit/s", "1 bit/s", "10 bit/s", "100 bit/s", "999 bit/s", "1.00 kbit/s", "1.00 kbit/s", "12.3 kbit/s"),
+        *("1.00 Mbit/s", "1.00 Mbit/s", "2.50 Gbit/s", "10.0 Tbit/s"),
+    ]
+    tops = browser.evaluate(module.format(values, "ceiling(value)"))
+    assert all(quarter == int(quarter) for top in tops for quarter in (top / 4, top / 2))
+    assert tops == [4, 4, 12, 100, 1000, 1000, 1000, 16_000, 1_000_000, 1_000_000, 3_200_000_000, 10**13]
+
+
 @pytest.mark.parametrize("width", [320, 390, 800])
 def test_the_page_fits_a_phone(site: tuple[TurnServer, str], browser: Browser, width: int) -> None:
     """Nothing is wider than the screen, in either colour scheme."""

@@ -20,9 +20,9 @@ export const rate = (value) => scaled(value, "/s", true);
 export const volume = (value) => scaled(value, "B", true);
 export const count = (value) => scaled(value, "", true);
 
-/** A round number that is at least `value`, of which the quarters are round too where they have to be. */
-function ceiling(value) {
-  if (value <= 4) return 4;
+/** A number that is at least `value`, of which the quarters are round too; of a count too small for that, whole. */
+export function ceiling(value) {
+  if (value <= 12) return [4, 8, 12].find((step) => step >= value);
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10].find((step) => step * power >= value * 0.9999) * power;
 }

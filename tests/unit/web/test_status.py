@@ -163,6 +163,15 @@ def test_openmetrics_where_it_is_preferred() -> None:
     assert {family.name for family in parse(answer.body.decode())} >= NAMES
 
 
+@pytest.mark.parametrize(
+    "accept",
+    ["*/*", ";;,", "text/plain;version=x", "application/openmetrics-text;version=x;q=y", "application/json", "\xff"],
+)
+def test_whatever_is_accepted(accept: str) -> None:
+    """A header that makes no sense gets metrics too."""
+    assert Site().ask("/metrics", f"Accept: {accept}").status == 200
+
+
 def test_metrics_do_not_grow() -> None:
     """Whatever clients do, there are as many time series as at the start."""
     site, house = busy_site()
