@@ -81,11 +81,24 @@ def _run_nginx(directory: Path, port: int, context: str, module: str = "") -> Re
 
 def start_haproxy(directory: Path, upstream: Upstream) -> ReverseProxy:
     """TLS ends at HAProxy."""
-    pem = directory / "haproxy.pem"
-    pem.touch(mode=0o600)
-    pem.write_bytes(upstream.certificate.certificate.read_bytes() + upstream.certificate.key.read_bytes())
+    pem = _pem(directory, upstream.certificate)
     files = {"/etc/haproxy/relay.example.org.pem": str(pem), "127.0.0.1:8080": f"127.0.0.1:{upstream.plain}"}
     return _start_haproxy(directory, "haproxy.cfg", files)
+
+
+def start_haproxy_one_port(directory: Path, certificate: Certificate, upstream: int) -> ReverseProxy:
+    """TLS ends at HAProxy, whatever is spoken within; relayd takes it at that port, behind a PROXY header."""
+    pem = _pem(directory, certificate)
+    files = {"/etc/haproxy/relay.example.org.pem": str(pem), "127.0.0.1:8478": f"127.0.0.1:{upstream}"}
+    return _start_haproxy(directory, "haproxy-one-port.cfg", files)
+
+
+def _pem(directory: Path, certificate: Certificate) -> Path:
+    """The certificate and its key in one file, as HAProxy takes them."""
+    pem = directory / "haproxy.pem"
+    pem.touch(mode=0o600)
+    pem.write_bytes(certificate.certificate.read_bytes() + certificate.key.read_bytes())
+    return pem
 
 
 def start_haproxy_passthrough(directory: Path, upstream: Upstream) -> ReverseProxy:
