@@ -44,7 +44,7 @@ class Audience:
     def opened(self, local: TransportAddress, peer: TransportAddress) -> None:
         """What comes to this local port goes to that peer from now on."""
 
-    def allocated(self, relayed: tuple[TransportAddress, ...]) -> None:
+    def allocated(self, port: RelayedPort) -> None:
         """The first relayed address is there, or another one in its place."""
 
     def waiting(self, error: RelaydError, pause: float) -> None:
@@ -67,7 +67,7 @@ class _First(Observer):
         self._audience = audience
 
     def allocated(self, port: RelayedPort) -> None:
-        self._audience.allocated(port.relayed_addresses)
+        self._audience.allocated(port)
 
     def waiting(self, error: RelaydError, pause: float) -> None:
         self._audience.waiting(error, pause)

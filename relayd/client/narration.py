@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from relayd.address import TransportAddress
 from relayd.client.alternatives import Progress
 from relayd.client.forwarding import MAX_SENDERS, Audience, Forwarding
+from relayd.client.relayed import RelayedPort
 from relayd.client.uri import TurnUri
 from relayd.errors import RelaydError
 
@@ -22,27 +23,25 @@ class Narration(Audience, Progress):
     def __init__(self, clock: Any, say: Callable[[str], None]) -> None:
         self._clock = clock
         self._say = say
-        self._uri: TurnUri | None = None
         self._is_connected = False
         self._said_at: dict[str, float] = {}
         self._last_count = ""
         self._counting: IDelayedCall | None = None
 
     def trying(self, uri: TurnUri) -> None:
-        self._uri = uri
         if not self._is_connected:
             self._say(f"connecting: {uri}")
 
     def failed(self, uri: TurnUri, error: RelaydError) -> None:
         if not self._is_connected:
-            self._say(f"  that does not work: {error}")
+            self._say(f"that does not work: {uri}: {error}")
 
     def opened(self, local: TransportAddress, peer: TransportAddress) -> None:
         self._say(f"listening: {local}, for {peer}")
 
-    def allocated(self, relayed: tuple[TransportAddress, ...]) -> None:
+    def allocated(self, port: RelayedPort) -> None:
         self._is_connected = True
-        self._say(f"relayed address: {', '.join(map(str, relayed))}, by {self._uri}")
+        self._say(f"relayed address: {', '.join(map(str, port.relayed_addresses))}, by {port.uri}")
 
     def waiting(self, error: RelaydError, pause: float) -> None:
         self._say(f"no relay: {error}; the next attempt is in {pause:.1f} s")

@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from relayd.address import Family, TransportAddress
 from relayd.client.session import Owner, Session
+from relayd.client.uri import TurnUri
 from relayd.errors import DecodeError, RelaydError, ServerUnavailable
 from relayd.stun.attributes import Icmp
 from relayd.turn.client_outputs import Allocated
@@ -30,7 +31,10 @@ class RelayedPort(Owner):
 
     _log = Logger()
 
-    def __init__(self, session: Session, allocated: Allocated, protocol: AbstractDatagramProtocol) -> None:
+    def __init__(
+        self, session: Session, allocated: Allocated, protocol: AbstractDatagramProtocol, uri: TurnUri
+    ) -> None:
+        self.uri = uri  # of the server that was asked; the way to it is the way to the relay
         self._session = session
         self._allocated = allocated
         self._protocol = protocol

@@ -82,7 +82,7 @@ class TurnClient:
             asked.add((server.host, server.port))
             session, result = await self._attempt(server, connected)
             if not isinstance(result, Redirected):
-                return await self._start(RelayedPort(session, result, protocol))
+                return await self._start(RelayedPort(session, result, protocol, uri))
             await session.close()
             # RFC 8489 section 10: not to one that was asked already
             address = result.server

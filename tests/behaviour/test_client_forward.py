@@ -186,9 +186,18 @@ def test_a_way_that_works(server: TurnServer, tmp_path: Path) -> None:
         uris = [f"turn:127.0.0.1:{free_ports()}?transport=udp", f"turn:127.0.0.1:{server.plain}?transport=tcp"]
         process = command(tmp_path, *uris, "--udp", f"0=127.0.0.1:{peer.address[1]}")
         output = until_ready(process)
-        assert "that does not work: nothing listens on that port" in output
+        assert re.search(r"that does not work: turn:.*transport=udp: nothing listens on that port", output)
         assert re.search(r"relayed address: .*, by turn:.*transport=tcp", output)
         talk(application, local_ports(output)[0], peer, b"hello")
+        assert_stopped(process, server)
+
+
+def test_a_network_that_swallows_udp(server: TurnServer, tmp_path: Path) -> None:
+    """A way on which no answer comes does not hold up the next one until it is given up."""
+    with Application() as peer, Application() as application, Application() as silent:
+        uris = [f"turn:127.0.0.1:{silent.address[1]}?transport=udp", f"turn:127.0.0.1:{server.plain}?transport=tcp"]
+        process = command(tmp_path, *uris, "--timeout", "600", "--udp", f"0=127.0.0.1:{peer.address[1]}")
+        talk(application, local_ports(until_ready(process))[0], peer, b"hello")
         assert_stopped(process, server)
 
 

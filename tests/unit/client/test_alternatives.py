@@ -9,11 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
-from relayd.client.alternatives import Alternatives, Progress
+from relayd.client.alternatives import STAGGER, Alternatives, Progress
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 
-UDP, TCP = TurnUri.parse("turn:192.0.2.1?transport=udp"), TurnUri.parse("turn:192.0.2.1?transport=tcp")
+UDP, TCP, TLS = (
+    TurnUri.parse(f"{each}:192.0.2.1?transport={way}")
+    for each, way in (("turn", "udp"), ("turn", "tcp"), ("turns", "tcp"))
+)
 
 
 class FakeClient:
@@ -63,11 +66,10 @@ def error_of(results: list[Any]) -> RelaydError:
 
 
 def test_the_first_that_works() -> None:
-    """A way that fails or is silent for too long is left; the one that worked is the first to be tried again."""
+    """A way that fails is left for the next; the one that worked is the first to be tried again."""
     party = Party(UDP, TCP)
     results = party.allocate()
-    party.clock.advance(5.0)
-    assert party.clients[0].cancelled == 1
+    party.clients[0].asked[0].errback(ServerUnavailable("refused"))
     party.clients[1].asked[0].callback("a port")
     assert results == ["a port"]
     again = party.allocate()
@@ -75,7 +77,36 @@ def test_the_first_that_works() -> None:
     party.clients[0].asked[1].callback("another port")
     assert again == ["another port"]
     assert party.tried == [UDP, TCP, TCP, UDP]
-    assert party.failures == [(UDP, "no answer within 5 seconds"), (TCP, "gone")]
+    assert party.failures == [(UDP, "refused"), (TCP, "gone")]
+    assert party.clock.getDelayedCalls() == []
+
+
+def test_a_slow_way() -> None:
+    """A way that takes its time is not waited for: the next one begins, and whichever works first wins."""
+    for winner, loser in ((0, 1), (1, 0)):
+        party = Party(UDP, TCP, TLS)
+        results = party.allocate()
+        party.clock.advance(STAGGER)
+        assert party.tried == [UDP, TCP]
+        party.clients[winner].asked[0].callback("a port")
+        assert results == ["a port"]
+        assert party.clients[loser].cancelled == 1
+        assert party.clients[2].asked == []
+        assert party.failures == []
+        assert party.clock.getDelayedCalls() == []
+
+
+def test_a_way_that_is_slower_than_its_patience() -> None:
+    """Each way has as long as any other, however late it began."""
+    party = Party(UDP, TCP)
+    results = party.allocate()
+    party.clock.advance(STAGGER)
+    party.clock.advance(5.0 - STAGGER)
+    assert party.failures == [(UDP, "no answer within 5 seconds")]
+    assert party.clients[0].cancelled == 1
+    assert results == []
+    party.clients[1].asked[0].callback("a port")
+    assert results == ["a port"]
     assert party.clock.getDelayedCalls() == []
 
 
@@ -106,21 +137,25 @@ def test_the_only_way() -> None:
 
 
 def test_a_refusal() -> None:
-    """What a relay refuses it refuses on every way: no other is tried."""
-    party = Party(UDP, TCP)
+    """What a relay refuses it refuses on every way: no other is tried, and those on their way are cancelled."""
+    party = Party(UDP, TCP, TLS)
     results = party.allocate()
+    party.clock.advance(STAGGER)
     refused = RemoteError(401, "Unauthorized")
     party.clients[0].asked[0].errback(refused)
     assert error_of(results) is refused
-    assert party.clients[1].asked == []
+    assert party.clients[1].cancelled == 1
+    assert party.clients[2].asked == []
+    assert party.clock.getDelayedCalls() == []
 
 
 def test_cancelling() -> None:
-    """An attempt that is no longer wanted is cancelled, and no other way is tried."""
-    party = Party(UDP, TCP)
+    """Attempts that are no longer wanted are cancelled, and no other way is tried."""
+    party = Party(UDP, TCP, TLS)
     waiting = party.alternatives.allocate(DatagramProtocol())
+    party.clock.advance(STAGGER)
     waiting.addErrback(lambda failure: None)
     waiting.cancel()
-    assert party.clients[0].cancelled == 1
-    assert party.clients[1].asked == []
+    assert [client.cancelled for client in party.clients] == [1, 1, 0]
+    assert party.clients[2].asked == []
     assert party.clock.getDelayedCalls() == []

@@ -17,6 +17,7 @@ from relayd.client.forwarding import IDLE_TIMEOUT, MAX_SENDERS, RECYCLE_AFTER, S
 from relayd.client.lasting import FIRST_PAUSE
 from relayd.client.mappings import MAX_WAITING
 from relayd.client.narration import INTERVAL, Narration
+from relayd.client.relayed import RelayedPort
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from tests.unit.client.test_lasting import FakeClient, FakeSession
 
@@ -76,8 +77,8 @@ class Recorder(Audience):
     def opened(self, local: TransportAddress, peer: TransportAddress) -> None:
         self.told.append(("opened", str(local), str(peer)))
 
-    def allocated(self, relayed: tuple[TransportAddress, ...]) -> None:
-        self.told.append(("allocated", *map(str, relayed)))
+    def allocated(self, port: RelayedPort) -> None:
+        self.told.append(("allocated", *map(str, port.relayed_addresses)))
 
     def waiting(self, error: RelaydError, pause: float) -> None:
         self.told.append(("waiting", str(error), pause))

@@ -28,11 +28,13 @@ from relayd.client.lasting import (
     pause_before,
 )
 from relayd.client.relayed import RelayedPort
+from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.client_outputs import Allocated
 
 GONE = ServerUnavailable("gone")
 PEER = ("192.0.2.7", 5000)
+URI = TurnUri.parse("turn:192.0.2.1")
 
 
 class FakeSession:
@@ -89,7 +91,7 @@ class FakeClient:
         protocol, waiting = self.attempts[-1]
         session: Any = FakeSession()
         relayed = TransportAddress.parse("192.0.2.1", 50_000 + len(self.attempts))
-        port = RelayedPort(session, Allocated((relayed,), None, 600), protocol)
+        port = RelayedPort(session, Allocated((relayed,), None, 600), protocol, URI)
         port.start()
         waiting.callback(port)
         made: FakeSession = session

@@ -13,6 +13,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.address import TransportAddress
 from relayd.client.relayed import RelayedPort
+from relayd.client.uri import TurnUri
 from relayd.errors import ServerUnavailable
 from relayd.stun.attributes import Icmp
 from relayd.turn.client_outputs import Allocated
@@ -62,7 +63,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def made(protocol: Any = None) -> RelayedPort:
     session: Any = FakeSession()
-    port = RelayedPort(session, Allocated((RELAYED,), None, 600), protocol or DatagramProtocol())
+    allocated = Allocated((RELAYED,), None, 600)
+    port = RelayedPort(session, allocated, protocol or DatagramProtocol(), TurnUri.parse("turn:192.0.2.1"))
     port.start()
     return port
 
