@@ -28,6 +28,12 @@ class OrdinaryFrames(Frames):
     onMessageBegin = WebSocketServerProtocol.onMessageBegin
     onMessageFrameData = WebSocketServerProtocol.onMessageFrameData
     onMessageEnd = WebSocketServerProtocol.onMessageEnd
+    sendData = WebSocketServerProtocol.sendData
+
+    @property
+    def transport(self) -> Any:
+        """Where each message is written by itself."""
+        return self._connection.transport
 
     def received(self, data: bytes) -> None:
         self._dataReceived(data)

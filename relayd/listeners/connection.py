@@ -24,6 +24,7 @@ from relayd.config import ListenerSettings
 from relayd.errors import DecodeError
 from relayd.interfaces import IClientPath, IRelayService
 from relayd.listeners.admission import Admission, source_of
+from relayd.listeners.direct_writes import write_now
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.tls_records import write_records
 from relayd.listeners.told_addresses import LOCAL_NETWORK, ToldAddresses
@@ -228,8 +229,7 @@ class ClientConnection(Protocol):
         return self._identified
 
     def _hand_over(self, waiting: list[bytes]) -> None:
-        transport: Any = self.transport
-        transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+        write_now(self.transport, waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     # --- within ---
 

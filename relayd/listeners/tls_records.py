@@ -12,25 +12,39 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-_RECORD = 16_384  # bytes of content, the most that a record holds (RFC 8446 section 5.1)
-_OVERHEAD = 48  # bytes that a record adds at most, with any cipher of TLS 1.2 and 1.3 that is in use
-_FLUSH = 32_768  # bytes that Twisted takes out of OpenSSL after a write; what is beyond would stay there
+from relayd.listeners.direct_writes import write_now
+
+_FLUSH = 32_768  # bytes encrypted after which they are taken out of OpenSSL, whose buffer never shrinks again
+_MOST_TAKEN = 131_072  # bytes taken out at once: those, and the longest message
+
+# `Connection.send` takes longer for what it does besides than for a record of 200 bytes. It calls this.
+_encrypt: Any = SSL._lib.SSL_write  # type: ignore[attr-defined]
 
 
 def write_records(transport: Any, messages: Sequence[bytes]) -> None:
     """Write each message as a record of its own; one longer than a record (16,384 bytes) takes several."""
-    handle: Any = transport.getHandle()
-    last = len(messages) - 1
-    held = 0  # bytes encrypted, and not yet taken out of OpenSSL
+    connection: Any = transport.getHandle()
+    encrypted = 0
     for position, message in enumerate(messages):
-        size = len(message) + _OVERHEAD
-        following = len(messages[position + 1]) + _OVERHEAD if position < last else _FLUSH
-        if held + size + following <= _FLUSH and len(message) <= _RECORD:
-            try:
-                handle.send(message)
-            except SSL.Error:  # not now, or not any more: Twisted's own write knows what to do about it
-                TLSMemoryBIOProtocol.write(transport, message)
-            held += size
-        else:
-            TLSMemoryBIOProtocol.write(transport, message)
-            held = 0
+        size = len(message)
+        written = _encrypt(connection._ssl, message, size)
+        if written != size:
+            # Not now, not any more, or only the first record of several: Twisted's own write knows what to do about it.
+            _take(transport, connection)
+            TLSMemoryBIOProtocol.write(transport, message[max(0, written) :])
+            for other in messages[position + 1 :]:
+                TLSMemoryBIOProtocol.write(transport, other)
+            return
+        encrypted += size
+        if encrypted >= _FLUSH:
+            _take(transport, connection)
+            encrypted = 0
+    _take(transport, connection)
+
+
+def _take(transport: Any, connection: Any) -> None:
+    try:
+        data = connection.bio_read(_MOST_TAKEN)
+    except SSL.Error:  # there is nothing
+        return
+    write_now(transport.transport, data)
