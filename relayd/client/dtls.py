@@ -10,7 +10,7 @@ from twisted.internet.ssl import CertificateOptions, platformTrust
 
 from relayd.client.datagrams import connect_udp
 from relayd.client.server import Connection, Receiver, Server
-from relayd.client.streams import explain
+from relayd.client.wording import explain
 from relayd.dtls import Deliver, DtlsSession, Ended, Established, Output, Transmit
 from relayd.dtls_client import DtlsClientContext, DtlsClientSession
 from relayd.errors import ConfigurationError, ServerUnavailable

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
@@ -20,7 +20,7 @@ from zope.interface import implementer
 from relayd.client.server import Receiver, Server
 from relayd.client.tunnel import TunnelEndpoint
 from relayd.client.wording import wording
-from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
+from relayd.errors import ConfigurationError, ServerUnavailable
 
 CONNECT_TIMEOUT = 10.0  # seconds for a TCP handshake
 CLOSE_GRACE = 3.0  # seconds that a server has to close a stream, before it is cut
@@ -128,10 +128,3 @@ def endpoint_to(reactor: Any, server: Server, trust_root: Any, protocols: list[b
     except (ValueError, UnicodeError):
         raise ConfigurationError(f"{server.tls_name!r}: no certificate can be for such a name") from None
     return wrapClientTLS(options, endpoint)
-
-
-def explain(failure: Failure, host: str) -> Failure:
-    """What a connection failed of, as one of our errors; that it was cancelled is none."""
-    if failure.check(RelaydError, CancelledError):
-        return failure
-    return Failure(ServerUnavailable(f"{host}: {wording(failure)}"))

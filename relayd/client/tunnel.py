@@ -21,7 +21,7 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from relayd.client.http import Response, ResponseReader, authority, printable
 from relayd.client.proxy import HttpProxy
-from relayd.client.wording import wording
+from relayd.client.wording import explain
 from relayd.errors import DecodeError, ServerUnavailable
 
 PROXY_TIMEOUT = 30.0  # seconds for its answer: it has to find and reach the server first
@@ -152,7 +152,4 @@ class TunnelEndpoint:
         """See `IStreamClientEndpoint.connect`. Fails with ServerUnavailable for all that is the proxy's fault."""
         factory = Factory.forProtocol(lambda: _Tunnel(self._clock, self._proxy, self._request, protocolFactory))
         connecting: Deferred[Any] = self._below.connect(factory)
-        return connecting.addCallbacks(lambda tunnel: tunnel.opened, self._explain)
-
-    def _explain(self, failure: Failure) -> Failure:
-        return Failure(ServerUnavailable(f"the proxy {self._proxy}: {wording(failure)}"))
+        return connecting.addCallback(lambda tunnel: tunnel.opened).addErrback(explain, f"the proxy {self._proxy}")

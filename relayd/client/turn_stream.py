@@ -9,7 +9,8 @@ from twisted.internet.protocol import Factory
 
 from relayd.address import AppConnection
 from relayd.client.server import Connection, Receiver, Server
-from relayd.client.streams import StreamConnection, endpoint_to, explain
+from relayd.client.streams import StreamConnection, endpoint_to
+from relayd.client.wording import explain
 from relayd.dtls import ALPN
 from relayd.errors import DecodeError
 from relayd.stun.framing import MIN_CHANNEL, StreamSplitter

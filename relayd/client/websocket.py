@@ -13,9 +13,10 @@ from twisted.internet.protocol import Factory
 from relayd.address import AppConnection
 from relayd.client.http import ResponseReader, printable
 from relayd.client.server import Connection, Receiver, Server
-from relayd.client.streams import StreamConnection, endpoint_to, explain
+from relayd.client.streams import StreamConnection, endpoint_to
 from relayd.client.websocket_frames import INVALID_PAYLOAD, NORMAL, Frames, masked_frame
 from relayd.client.websocket_handshake import handshake_request, refusal
+from relayd.client.wording import explain
 from relayd.errors import DecodeError, ServerUnavailable
 from relayd.stun.framing import split_message
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.trial.unittest import TestCase
@@ -25,7 +26,7 @@ class SilentServerTests(TestCase):
     def setUp(self) -> None:
         self.descriptors = descriptors()
         self.accepted: list[Any] = []
-        self.heard = False
+        self.heard = self.is_deaf = False
 
         class Silent(StreamProtocol):
             def connectionMade(silent: Any) -> None:  # noqa: N805
@@ -48,8 +49,8 @@ class SilentServerTests(TestCase):
         self.addCleanup(self.stop)
 
     async def stop(self) -> None:
-        await self.stream.stopListening()
-        await self.datagrams.stopListening()
+        for port in (self.stream, self.datagrams):
+            await maybeDeferred(port.stopListening)
         for each in self.accepted:
             each.transport.abortConnection()
         # The reactor keeps a pipe and a spare descriptor of its own.
@@ -63,10 +64,11 @@ class SilentServerTests(TestCase):
 
     async def check(self, kind: AppConnection, stage: str, proxy: HttpProxy | None = None) -> None:
         self.heard = False
+        before = len(descriptors())
         clock = WarpedReactor()
         client = TurnClient(clock, TurnUri("127.0.0.1", self.port, kind), "alice", "secret", proxy=proxy)
         trying = Deferred.fromCoroutine(ping(clock, client, 1, PATIENCE))
-        await eventually(lambda: self.heard)
+        await eventually(lambda: self.heard or (self.is_deaf and len(descriptors()) > before))
         clock.advance(PATIENCE)
         outcome = await patiently(trying)
         assert outcome.error == f"{stage} within {PATIENCE:g} seconds"
@@ -97,6 +99,23 @@ class SilentServerTests(TestCase):
     async def test_wss(self) -> None:
         """There was not even TLS."""
         await self.check(AppConnection.WSS, "not reached")
+
+    async def test_not_even_a_connection(self) -> None:
+        """Where packets for TCP vanish, as in a network that blocks it, nothing is reached; nor is a proxy."""
+        await maybeDeferred(self.stream.stopListening)
+        deaf = socket.socket()
+        self.addCleanup(deaf.close)
+        deaf.bind(("127.0.0.1", self.port))
+        deaf.listen(0)
+        for _ in range(2):  # more than its queue holds, and nobody accepts them: no other SYN is answered
+            caller = socket.socket()
+            self.addCleanup(caller.close)
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", self.port))
+        self.is_deaf = True
+        for proxy in (None, HttpProxy("127.0.0.1", self.port)):
+            for kind in (AppConnection.TCP, AppConnection.TLS, AppConnection.WS, AppConnection.WSS):
+                await self.check(kind, "not reached", proxy)
 
     async def test_through_a_proxy(self) -> None:
         """It is the proxy that does not answer."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from OpenSSL import SSL
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -114,6 +115,7 @@ def test_close_after_the_end(connection: Any, clock: Clock) -> None:
         (SSL.Error([("SSL routines", "", "certificate verify failed")]), "TLS: certificate verify failed"),
         (SSL.Error(), "TLS: the handshake failed"),
         (DNSLookupError("no results\nfor it."), "DNS lookup failed: no results for it"),
+        (ConnectTimeout(), "no answer"),
         (RuntimeError(), "RuntimeError"),
     ],
 )
