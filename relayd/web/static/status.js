@@ -131,7 +131,8 @@ function showListeners(status) {
   list.dataset.shown = text;
   list.replaceChildren(...status.listeners.map((each) => {
     const where = each.addresses.length ? each.addresses.join(", ") : each.description;
-    return make("li", "", make("span", "kind", each.app_connection), make("span", "mono", where));
+    const spoken = each.description.split(" ", 1)[0]; // of one port for all, more than its app_connection
+    return make("li", "", make("span", "kind", spoken), make("span", "mono", where));
   }));
 }
 

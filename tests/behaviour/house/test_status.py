@@ -58,7 +58,7 @@ class StatusTests(StatusCase):
         labels = {"app_connection": kind, "direction": "to_peers"}
         assert await self.metric("relayd_relayed_bytes_total", **labels) == 500
         assert await self.metric("relayd_allocations", app_connection=kind) == 1
-        await self.pass_seconds(3)
+        await self.pass_seconds(5)
         status = await self.status()
         assert status["allocations"][kind] == 1
         assert status["traffic"] == {
@@ -69,7 +69,7 @@ class StatusTests(StatusCase):
             "dropped": 0,
             "bridged": 0,
         }
-        assert sum(status["history"]["sent_bytes"]) == 500
+        assert abs(sum(status["history"]["sent_bytes"]) - 500) <= 2  # each second is rounded
         assert max(status["history"]["allocations"]) == 1
         assert [each["session"] for each in status["sessions"]] == [
             each.session_id for each in self.house.core.sessions()
