@@ -158,7 +158,7 @@ def _origin(text: str) -> str:
     return text.lower().removesuffix(_DEFAULT_PORTS[match[1]]) if match else text
 
 
-def _status_from(text: str) -> Network | None:
+def _network_or_nobody(text: str) -> Network | None:
     return None if text == NOBODY else parse_cidr(text)
 
 
@@ -173,9 +173,9 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
     "relay-address": _relay_address,
     "allow-peer": parse_cidr,
     "deny-peer": parse_cidr,
-    "trust-proxy": parse_cidr,
+    "trust-proxy": _network_or_nobody,
     "web-origin": _origin,
-    "status-from": _status_from,
+    "status-from": _network_or_nobody,
     "policy": _plugin,
     "observe": _plugin,
 }
@@ -199,11 +199,11 @@ SINGLE: dict[str, Callable[[str], Any]] = {
 
 def make_settings(read: dict[str, Any]) -> Settings:
     """From read values by option name; what is missing keeps its default. ConfigurationError for a contradiction."""
-    networks = read.get("status-from", ())
-    if None in networks:
-        if len(networks) > 1:
-            raise ConfigurationError(f"--status-from {NOBODY} stands beside others: give it alone, or leave it out")
-        read = {**read, "status-from": ()}
+    for name in ("trust-proxy", "status-from"):
+        if None in read.get(name, ()):
+            if len(read[name]) > 1:
+                raise ConfigurationError(f"--{name} {NOBODY} stands beside others: give it alone, or leave it out")
+            read = {**read, name: ()}
     settings = Settings(**{name.replace("-", "_"): value for name, value in read.items()})
     if settings.default_lifetime > settings.max_lifetime:
         raise ConfigurationError(

@@ -84,7 +84,7 @@ class Options(usage.Options, strcred.AuthOptionMixin):
         self._collect("deny-peer", text)
 
     def opt_trust_proxy(self, text: str) -> None:
-        """* CIDR: proxies that may say who the client is: PROXY protocol, X-Forwarded-For. [default: loopback]"""
+        """* CIDR: proxies that may say who the client is, in a PROXY or HTTP header; or none. [default: loopback]"""
         self._collect("trust-proxy", text)
 
     def opt_web_origin(self, text: str) -> None:

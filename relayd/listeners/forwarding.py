@@ -136,7 +136,8 @@ def _address(node: str | None) -> TransportAddress | None:
     if node is None or _NO_ADDRESS.fullmatch(node):
         return None
     match = _NODE.fullmatch(node)
-    if match is None:
-        return TransportAddress.parse(node, 0)
-    port = match[3] or ""
-    return TransportAddress.parse(match[1] or match[2], int(port) if port.isdigit() else 0)
+    host, port = (node, "") if match is None else (match[1] or match[2], match[3] or "")
+    try:
+        return TransportAddress.parse(host, int(port) if port.isdigit() else 0)
+    except DecodeError:  # which would repeat what is written there
+        raise DecodeError("a forwarding header with an address that does not read") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from zope.interface.verify import verifyObject
 
@@ -126,6 +128,23 @@ def test_what_alpn_agreed_on_is_spoken(protocol: bytes, data: bytes, taken: bool
     assert transport.aborted is not taken
     bench.clock.advance(0)
     assert bool(bench.service.received or transport.writes) is taken
+
+
+_PIECES = st.one_of(
+    st.binary(max_size=60), st.sampled_from([BINDING, HEALTH, handshake(), frame(BINARY, BINDING), b"\x16"])
+)
+
+
+@settings(deadline=None)  # a busy machine proves nothing
+@given(st.lists(_PIECES, max_size=8), st.booleans())
+def test_no_bytes_raise_or_pile_up(pieces: list[bytes], tls: bool) -> None:
+    """Whatever arrives, in whatever pieces: no exception, and all is over at the end."""
+    bench = MixedBench(first_message_timeout=2.0, idle_timeout=2.0)
+    client, _ = bench.connect(tls=tls)
+    for piece in pieces:
+        client.dataReceived(piece)
+    bench.seconds(8)
+    bench.check_nothing_is_left()
 
 
 def test_turn_inside_a_request_goes_nowhere() -> None:

@@ -73,6 +73,12 @@ def test_every_option_is_read() -> None:
     assert (settings.data_plane, settings.log_format) == ("portable", "json")
 
 
+def test_trust_proxy_none() -> None:
+    """Proxies on this host are trusted unless others are named, or nobody."""
+    assert parse().settings.trust_proxy == (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
+    assert parse("--trust-proxy", "none").settings.trust_proxy == ()
+
+
 def test_status_from_none() -> None:
     """The pages for the operator are for this host by default, and can be for nobody."""
     assert parse().settings.status_from == (parse_cidr("127.0.0.0/8"), parse_cidr("::1"))
@@ -89,6 +95,8 @@ def test_status_from_none() -> None:
         (["--listen", "tcp:3478:interface=127.0.0.1"], ["KIND=ENDPOINT"]),
         (["--status-from", "everybody"], ["--status-from everybody", "192.0.2.0/24"]),
         (["--status-from", "none", "--status-from", "10.0.0.0/8"], ["--status-from none", "alone"]),
+        (["--trust-proxy", "none", "--trust-proxy", "10.0.0.0/8"], ["--trust-proxy none", "alone"]),
+        (["--trust-proxy", "nginx"], ["--trust-proxy nginx", "192.0.2.0/24"]),
         (["--web-origin", "app.example.org"], ["--web-origin app.example.org", "not an origin", "https://"]),
         (["--web-origin", "https://app.example.org/page"], ["not an origin"]),
         (["--web-origin", "null"], ["not an origin"]),
