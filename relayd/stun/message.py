@@ -46,7 +46,7 @@ class Class(IntEnum):
 
 
 class Method(IntEnum):
-    """Methods of STUN (RFC 8489 section 18.2) and TURN (RFC 8656 section 17)."""
+    """Methods of STUN (RFC 8489 section 18.2), TURN (RFC 8656 section 17) and TCP relaying (RFC 6062 section 6.1)."""
 
     BINDING = 0x001
     ALLOCATE = 0x003
@@ -55,6 +55,9 @@ class Method(IntEnum):
     DATA = 0x007
     CREATE_PERMISSION = 0x008
     CHANNEL_BIND = 0x009
+    CONNECT = 0x00A
+    CONNECTION_BIND = 0x00B
+    CONNECTION_ATTEMPT = 0x00C
 
 
 _CLASSES = tuple(Class)

@@ -13,6 +13,7 @@ from relayd.address import Family
 from relayd.errors import RemoteError
 from relayd.stun import attributes as a
 from relayd.stun.message import Message
+from relayd.turn.settings import TCP
 
 
 class AllocateRequest(NamedTuple):
@@ -42,7 +43,7 @@ def read_allocate(message: Message, transports: Mapping[int, tuple[Family, ...]]
     if not available:
         raise RemoteError(442)
     # step 4
-    message.get(a.DONT_FRAGMENT)
+    dont_fragment = message.get(a.DONT_FRAGMENT)
     # steps 5 and 6
     requested = message.get(a.REQUESTED_ADDRESS_FAMILY)
     additional = message.get(a.ADDITIONAL_ADDRESS_FAMILY)
@@ -51,6 +52,9 @@ def read_allocate(message: Message, transports: Mapping[int, tuple[Family, ...]]
     reserve_next = message.get(a.EVEN_PORT)
     token = message.get(a.RESERVATION_TOKEN)
     _check_combination(requested, additional, reserve_next, token)
+    # RFC 6062 section 5.1
+    if transport == TCP and (dont_fragment is not None or reserve_next is not None or token is not None):
+        raise RemoteError(400)
     # steps 7 and 8; a reserved port has its family already, and a relay without IPv4 reserves none of that
     families, failed = ((), None) if token is not None else _choose_families(requested, additional, available)
     return AllocateRequest(

@@ -13,6 +13,7 @@ from relayd.address import AppConnection, Family, Path
 from relayd.core import Deadlines, Entropy
 from relayd.turn.allocation import Allocation, ChannelBinding
 from relayd.turn.outputs import AllocationEnded, CloseRelay, EndReason, Relay, RemoveFlow
+from relayd.turn.peer_connections import PeerConnections
 from relayd.turn.quota import Quota
 from relayd.turn.reservations import Reservation, Reservations
 from relayd.turn.settings import TurnSettings
@@ -25,6 +26,7 @@ class Allocations:
         self.quota = Quota(settings.user_quota, settings.total_quota)
         self._reservation_lifetime = settings.reservation_lifetime
         self._reservations = Reservations(entropy)
+        self.connections = PeerConnections(entropy, outputs)
         self._outputs = outputs
         self._by_path: dict[Path, Allocation] = {}
         self._by_relay: dict[Relay, Allocation] = {}
@@ -75,6 +77,7 @@ class Allocations:
         self.quota.give_back(allocation.username)
         for binding in list(allocation.channels.values()):
             self.unbind(allocation, binding)
+        self.connections.end_all(allocation)
         self._outputs.append(
             AllocationEnded(
                 allocation.session_id,
@@ -97,6 +100,9 @@ class Allocations:
                 continue
             for binding in [binding for binding in allocation.channels.values() if binding.relay == relay]:
                 self.unbind(allocation, binding)
+            for connection in self.connections.of(allocation):
+                if len(connection.peer.ip) == len(address.ip):
+                    self.connections.end(connection)
             allocation.close_half(half)
             del self._by_relay[relay]
             self._outputs.append(CloseRelay(relay))
@@ -153,10 +159,14 @@ class Allocations:
 
     def next_deadline(self) -> float | None:
         """When `expire` is wanted."""
-        return self._deadlines.next()
+        deadline, connections = self._deadlines.next(), self.connections.next_deadline()
+        if deadline is None or connections is None:
+            return connections if deadline is None else deadline
+        return min(deadline, connections)
 
     def expire(self, now: float) -> None:
-        """End what is due: allocations, channels, reservations."""
+        """End what is due: allocations, channels, reservations, connections that nobody binds."""
+        self.connections.expire(now)
         for key in self._deadlines.due(now):
             if isinstance(key, Allocation):
                 self._expire_allocation(key, now)

@@ -1,9 +1,9 @@
 """What the TURN core asks its shell to do, what it tells, and the answers that it takes back.
 
-`AuthenticateUser` and `OpenRelay` carry an `id` and wait for `answer(id, ...)`; everything else is fire and forget.
-An answer that brings relays nobody waits for any more (the client has gone meanwhile) makes the core ask for their
-`CloseRelay`. A `relay` is whatever handle the shell gave in `RelayOpened`: the core never looks inside, it only
-hands it back and uses it as a key.
+`AuthenticateUser`, `OpenRelay` and `ConnectToPeer` carry an `id` and wait for `answer(id, ...)`; everything else is
+fire and forget. An answer that brings something nobody waits for any more (the client has gone meanwhile) makes the
+core ask for its `CloseRelay` or `ClosePeerConnection`. A `relay` is whatever handle the shell gave in `RelayOpened`,
+a `connection` what it gave in `PeerConnected`: the core never looks inside, it only hands it back and uses it as a key.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from relayd.address import Family, Path, TransportAddress
 from relayd.stun.integrity import IntegrityProof, PasswordAlgorithm
 
 Relay = Hashable
+Connection = Hashable
 
 
 class EndReason(StrEnum):
@@ -104,6 +105,33 @@ class RelayRefused:
     domain: str | None = None
 
 
+@dataclass(slots=True)
+class ConnectToPeer:
+    """Open a TCP connection from a relayed address to a peer (RFC 6062 section 5.2).
+
+    Answered with `PeerConnected` or `PeerNotConnected`, within the 30 seconds that the client waits at least.
+    """
+
+    id: int
+    path: Path
+    relay: Relay
+    peer: TransportAddress
+
+
+@dataclass(slots=True)
+class PeerConnected:
+    """The peer is there. What it sends is kept, within bounds, until somebody gets it."""
+
+    connection: Connection
+
+
+@dataclass(slots=True)
+class PeerNotConnected:
+    """It refused, was not reachable, or was silent: deliberately one code, 447."""
+
+    code: int = 447
+
+
 # --- does -----------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +200,23 @@ class RemoveFlow:
     peer: TransportAddress
 
 
+@dataclass(slots=True)
+class JoinConnections:
+    """Carry bytes between a client data connection and a peer data connection from now on, in both directions, with
+    what the peer sent already. The answer to the ConnectionBind comes before.
+    """
+
+    path: Path
+    connection: Connection
+
+
+@dataclass(slots=True)
+class ClosePeerConnection:
+    """Close a peer data connection, and the client data connection that it is joined with."""
+
+    connection: Connection
+
+
 # --- tells ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +251,20 @@ class ChannelBound:
 
     session_id: str
     number: int
+    peer: TransportAddress
+
+
+@dataclass(slots=True)
+class PeerConnectionOpened:
+    """A TCP connection with a peer, whoever opened it."""
+
+    session_id: str
+    peer: TransportAddress
+
+
+@dataclass(slots=True)
+class PeerConnectionEnded:
+    session_id: str
     peer: TransportAddress
 
 

@@ -17,7 +17,7 @@ from relayd.stun.framing import MAX_CHANNEL, MIN_CHANNEL, encode_channel_data
 from relayd.stun.message import Class, Message, Method, encode
 from relayd.turn.allocation import MAX_PERMISSIONS, Allocation
 from relayd.turn.outputs import ChannelBound, Deliver, InstallFlow, PermissionInstalled, Relay, Send, SendToPeer
-from relayd.turn.settings import TurnSettings
+from relayd.turn.settings import UDP, TurnSettings
 
 # RFC 8656 section 11.5: destination unreachable and time exceeded; for IPv6 packet too big as well
 _ICMP4_TYPES = frozenset((3, 11))
@@ -52,7 +52,7 @@ def create_permission(
     if not peers:
         raise RemoteError(400)
     for peer in peers:
-        _check_peer(allocation, peer, guard)
+        check_peer(allocation, peer, guard)
     return _permit(allocation, peers, now, now + settings.permission_lifetime)
 
 
@@ -62,10 +62,13 @@ def bind_channel(
     """ChannelBind, RFC 8656 section 12.2. Raises RemoteError (400, 403, 443, 508)."""
     number = message.get(a.CHANNEL_NUMBER)
     peer = message.get(a.XOR_PEER_ADDRESS)
+    # Deviation: RFC 6062 does not say how to refuse a channel on a TCP allocation; 403 is what deployed servers answer.
+    if allocation.transport != UDP:
+        raise RemoteError(403)
     if number is None or peer is None or not MIN_CHANNEL <= number <= MAX_CHANNEL or peer.port == 0:
         raise RemoteError(400)
     allocation.check_binding(number, peer)
-    relay = _check_peer(allocation, peer, guard)
+    relay = check_peer(allocation, peer, guard)
     until = now + settings.channel_lifetime
     # Deviation: the permission lasts as long as the channel, not its own 300 s. Clients that only ever refresh the
     # channel, every 500 s or so, would otherwise hear nothing in between.
@@ -82,7 +85,7 @@ def send_to_peer(allocation: Allocation, message: Message, guard: Guard, now: fl
     """A Send indication, RFC 8656 section 11.2. Raises DecodeError for a malformed attribute."""
     peer = message.get(a.XOR_PEER_ADDRESS)
     data = message.get(a.DATA)
-    if peer is None or data is None or peer.port == 0 or message.unknown_required():
+    if peer is None or data is None or peer.port == 0 or message.unknown_required() or allocation.transport != UDP:
         return None
     relay = allocation.relay_for(peer)
     if relay is None or not allocation.permits(peer.ip, now) or not guard.may_reach(allocation.username, peer):
@@ -136,7 +139,14 @@ def icmp_to_client(
     return Send(allocation.path, encode(Method.DATA, Class.INDICATION, transaction_id, attributes))
 
 
-def _check_peer(allocation: Allocation, peer: TransportAddress, guard: Guard) -> Relay:
+def connection_attempt(allocation: Allocation, peer: TransportAddress, number: int, transaction_id: bytes) -> Send:
+    """A peer opened a TCP connection, RFC 6062 section 5.3."""
+    attributes: list[tuple[Attribute[Any], Any]] = [(a.XOR_PEER_ADDRESS, peer), (a.CONNECTION_ID, number)]
+    return Send(allocation.path, encode(Method.CONNECTION_ATTEMPT, Class.INDICATION, transaction_id, attributes))
+
+
+def check_peer(allocation: Allocation, peer: TransportAddress, guard: Guard) -> Relay:
+    """The relay from which an allocation may reach that peer. Raises RemoteError (403, 443)."""
     relay = allocation.relay_for(peer)
     if relay is None:
         raise RemoteError(443)

@@ -26,10 +26,11 @@ from relayd.turn.answers import Answers
 from relayd.turn.authentication import Authentication, Claim, Credentials
 from relayd.turn.discovery import answer_binding
 from relayd.turn.outputs import EndReason
+from relayd.turn.peer_connections import PeerConnection
 from relayd.turn.pending import PENDING_LIFETIME, PendingTransactions
-from relayd.turn.relaying import Guard, bind_channel, create_permission
+from relayd.turn.relaying import Guard, bind_channel, check_peer, create_permission
 from relayd.turn.reservations import Reservation
-from relayd.turn.settings import TurnSettings
+from relayd.turn.settings import TCP, TurnSettings
 from relayd.turn.transaction import REASONS, Transaction
 
 _SESSION_ID_SIZE = 6  # bytes, twelve hexadecimal digits
@@ -55,6 +56,15 @@ class _WaitsForRelay:
     reservation: Reservation | None
 
 
+@dataclass(slots=True)
+class _WaitsForPeer:
+    """A Connect that is granted as soon as the peer is there."""
+
+    transaction: Transaction
+    expires: float
+    connection: PeerConnection
+
+
 class Requests:
     """Serves requests on the allocations it is given, and keeps those that wait for the shell."""
 
@@ -68,7 +78,7 @@ class Requests:
         self._outputs = outputs
         self._authentication = Authentication(settings, entropy)
         self._answers = Answers(settings, self._authentication, entropy, outputs)
-        self._pending: PendingTransactions[_WaitsForKey | _WaitsForRelay] = PendingTransactions()
+        self._pending: PendingTransactions[_WaitsForKey | _WaitsForRelay | _WaitsForPeer] = PendingTransactions()
 
     def wait_on(self, path: Path) -> bool:
         """Whether a request from that path waits for the shell."""
@@ -121,12 +131,16 @@ class Requests:
             self._answers.refuse(transaction, RemoteError(400), now)
 
     def answer(self, number: int, result: Any, now: float) -> None:
-        """What the shell says to AuthenticateUser or OpenRelay."""
+        """What the shell says to AuthenticateUser, OpenRelay or ConnectToPeer."""
         waiting = self._pending.remove(number)
         if isinstance(waiting, _WaitsForKey):
             self._answer_key(waiting, result, now)
         elif isinstance(waiting, _WaitsForRelay):
             self._answer_relay(waiting, result, now)
+        elif isinstance(waiting, _WaitsForPeer):
+            self._answer_peer(waiting, result, now)
+        elif isinstance(result, out.PeerConnected):
+            self._outputs.append(out.ClosePeerConnection(result.connection))
         elif isinstance(result, out.RelayOpened):
             # Its client has gone meanwhile.
             for relay, _ in result.relays:
@@ -198,6 +212,9 @@ class Requests:
             raise RemoteError(437)
         # steps 3 to 9
         wanted = read_allocate(message, self._settings.transports)
+        # RFC 6062 section 5.1: a peer's bytes go to the client on connections of the same kind as this one
+        if wanted.transport == TCP and path.app_connection.is_datagram:
+            raise RemoteError(400)
         reservation = self._reservation_for(wanted, username)
         # step 10
         self._allocations.quota.take(username)
@@ -311,11 +328,56 @@ class Requests:
         self._allocations.look_in_time(allocation, now + self._settings.channel_lifetime)
         self._answers.succeed(transaction)
 
+    # --- TCP, RFC 6062 ----------------------------------------------------------------------------------------------
+
+    def _connect(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
+        """Connect, section 5.2."""
+        allocation = self._own_allocation(transaction)
+        # Deviation: the section is silent about allocations for UDP; 403 is what deployed servers answer.
+        if allocation.transport != TCP:
+            raise RemoteError(403)
+        peer = transaction.message.get(a.XOR_PEER_ADDRESS)
+        if peer is None or peer.port == 0:
+            raise RemoteError(400)
+        relay = check_peer(allocation, peer, self._guard)
+        self._pending.check_room(transaction.path)
+        connection = self._allocations.connections.begin(allocation, peer)
+        number = self._pending.add(_WaitsForPeer(transaction, now + PENDING_LIFETIME, connection))
+        self._outputs.append(out.ConnectToPeer(number, transaction.path, relay, peer))
+
+    def _answer_peer(self, waiting: _WaitsForPeer, result: Any, now: float) -> None:
+        connections, connection = self._allocations.connections, waiting.connection
+        connected = isinstance(result, out.PeerConnected)
+        if not connections.is_current(connection):
+            # The allocation, or the right to reach the peer, ended meanwhile.
+            if connected:
+                self._outputs.append(out.ClosePeerConnection(result.connection))
+            self._answers.refuse(waiting.transaction, RemoteError(437), now)
+        elif connected:
+            number = connections.connected(connection, result.connection, now)
+            self._answers.succeed(waiting.transaction, [(a.CONNECTION_ID, number)])
+        else:
+            connections.end(connection)
+            code = result.code if isinstance(result, out.PeerNotConnected) else 447
+            self._answers.refuse(waiting.transaction, RemoteError(code), now)
+
+    def _connection_bind(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
+        """ConnectionBind, section 5.4."""
+        path = transaction.path
+        number = transaction.message.get(a.CONNECTION_ID)
+        if number is None or path.app_connection.is_datagram or self._allocations.on(path) is not None:
+            raise RemoteError(400)
+        connection = self._allocations.connections.bind(number, credentials.username, path)
+        self._answers.succeed(transaction)
+        self._outputs.append(out.JoinConnections(path, connection.handle))
+
     _METHODS: ClassVar[dict[int, Callable[[Requests, Transaction, Credentials, float], None]]] = {
         Method.ALLOCATE: _allocate,
         Method.REFRESH: _refresh,
         Method.CREATE_PERMISSION: _create_permission,
         Method.CHANNEL_BIND: _channel_bind,
+        Method.CONNECT: _connect,
+        Method.CONNECTION_BIND: _connection_bind,
     }
 
     # --- giving up ------------------------------------------------------------------------------------------------
@@ -324,6 +386,8 @@ class Requests:
         waiting = self._pending.remove(number)
         if isinstance(waiting, _WaitsForRelay):
             self._take_back(waiting)
+        elif isinstance(waiting, _WaitsForPeer) and self._allocations.connections.is_current(waiting.connection):
+            self._allocations.connections.end(waiting.connection)
 
     def _take_back(self, waiting: _WaitsForRelay) -> None:
         """What an Allocate that comes to nothing had already got."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from relayd.address import AppConnection, Path, TransportAddress
 from relayd.core import Entropy
-from relayd.errors import DecodeError
+from relayd.errors import DecodeError, RemoteError
 from relayd.stun.attributes import Icmp
 from relayd.stun.framing import MAX_CHANNEL, MIN_CHANNEL, decode_channel_data
 from relayd.stun.message import TRANSACTION_ID_SIZE, Class, Message, Method, decode
@@ -27,7 +27,14 @@ from relayd.turn import outputs as out
 from relayd.turn.allocation import Allocation
 from relayd.turn.allocations import Allocations
 from relayd.turn.outputs import EndReason, Relay
-from relayd.turn.relaying import Guard, channel_data_to_peer, data_to_client, icmp_to_client, send_to_peer
+from relayd.turn.relaying import (
+    Guard,
+    channel_data_to_peer,
+    connection_attempt,
+    data_to_client,
+    icmp_to_client,
+    send_to_peer,
+)
 from relayd.turn.requests import Requests
 from relayd.turn.settings import TurnSettings
 from relayd.turn.transaction import Transaction
@@ -63,6 +70,10 @@ class TurnServer:
     def holds(self, path: Path) -> bool:
         """Whether the core may have something to send on that path of its own accord."""
         return self._allocations.on(path) is not None or self._requests.wait_on(path)
+
+    def is_data_connection(self, path: Path) -> bool:
+        """Whether that path is a client data connection: it carries a peer's bytes, and no TURN any more."""
+        return self._allocations.connections.bound_on(path) is not None
 
     def allocation_of(self, path: Path) -> Allocation | None:
         """The allocation of a path, to be read and not changed."""
@@ -110,6 +121,24 @@ class TurnServer:
             icmp = Icmp(icmp_type, icmp_code, data)
             self._put(icmp_to_client(allocation, peer, icmp, self._entropy(TRANSACTION_ID_SIZE), now))
 
+    def peer_arrived(self, relay: Relay, peer: TransportAddress, connection: out.Connection, now: float) -> None:
+        """A peer opened a TCP connection to a relayed address (RFC 6062 section 5.3)."""
+        allocation = self._allocations.of(relay)
+        if allocation is None or allocation.expires <= now or not allocation.permits(peer.ip, now):
+            self._outputs.append(out.ClosePeerConnection(connection))
+            return
+        connections = self._allocations.connections
+        try:
+            number = connections.connected(connections.begin(allocation, peer), connection, now)
+        except RemoteError:
+            self._outputs.append(out.ClosePeerConnection(connection))
+            return
+        self._put(connection_attempt(allocation, peer, number, self._entropy(TRANSACTION_ID_SIZE)))
+
+    def peer_connection_closed(self, connection: out.Connection, now: float) -> None:
+        """A peer data connection, joined or not, is closed."""
+        self._allocations.connections.closed(connection)
+
     def path_closed(self, path: Path, now: float) -> None:
         """The connection behind a path is gone: so is its allocation, and nothing more is to be sent."""
         self._requests.give_up_path(path)
@@ -147,6 +176,9 @@ class TurnServer:
             for binding in list(allocation.channels.values()):
                 if not self._guard.may_reach(username, binding.peer):
                     self._allocations.unbind(allocation, binding)
+            for connection in self._allocations.connections.of(allocation):
+                if not self._guard.may_reach(username, connection.peer):
+                    self._allocations.connections.end(connection)
             for ip in list(allocation.permissions):
                 if not self._guard.may_reach(username, TransportAddress(ip, 0)):
                     del allocation.permissions[ip]
@@ -160,7 +192,9 @@ class TurnServer:
         self._allocations.drop_reservations()
 
     def answer(self, id: int, result: Any, now: float) -> None:
-        """The result of AuthenticateUser or OpenRelay. For an id that is no longer awaited, its relays are closed."""
+        """The result of AuthenticateUser, OpenRelay or ConnectToPeer. For an id that is no longer awaited, what it
+        brings is closed.
+        """
         self._requests.answer(id, result, now)
 
     def handle_timer(self, now: float) -> None:

@@ -9,7 +9,8 @@ from relayd.address import Family, TransportAddress
 from relayd.stun.attributes import ALGORITHMS_OFFERED
 from relayd.stun.integrity import PasswordAlgorithm
 
-UDP = 17  # IP protocol number, as in REQUESTED-TRANSPORT
+TCP = 6  # IP protocol numbers, as in REQUESTED-TRANSPORT
+UDP = 17
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Shell:
         self.entropy = random.Random(seed)
         self.core = TurnServer(self.settings, self.entropy.randbytes, self.rules)
         self.passwords = {"alice": "secret", "bob": "hunter2"}
-        self.waiting: list[out.AuthenticateUser | out.OpenRelay] = []
+        self.waiting: list[out.AuthenticateUser | out.OpenRelay | out.ConnectToPeer] = []
         self.answers_at_once = True
         self.refusal: out.RelayRefused | None = None
         self.failed: tuple[Family, int] | None = None
@@ -66,6 +66,9 @@ class Shell:
         self.to_peers: list[out.SendToPeer] = []
         self.told: list[Any] = []
         self.ports = 0
+        self.unreachable: set[TransportAddress] = set()
+        self.connections: dict[str, TransportAddress] = {}  # those with peers that are open
+        self.joined: dict[str, Path] = {}
 
     # --- doing ----------------------------------------------------------------------------------------------------
 
@@ -80,7 +83,13 @@ class Shell:
         elif isinstance(output, out.SendToPeer):
             assert output.relay in self.open
             self.to_peers.append(output)
-        elif isinstance(output, out.AuthenticateUser | out.OpenRelay):
+        elif isinstance(output, out.ClosePeerConnection):
+            del self.connections[str(output.connection)]
+            self.joined.pop(str(output.connection), None)
+        elif isinstance(output, out.JoinConnections):
+            assert output.connection in self.connections
+            self.joined[str(output.connection)] = output.path
+        elif isinstance(output, out.AuthenticateUser | out.OpenRelay | out.ConnectToPeer):
             self.waiting.append(output)
             if self.answers_at_once:
                 self.answer_all()
@@ -102,9 +111,13 @@ class Shell:
         for request in waiting:
             self.core.answer(request.id, self.result(request), self.now)
 
-    def result(self, request: out.AuthenticateUser | out.OpenRelay) -> Any:
+    def result(self, request: out.AuthenticateUser | out.OpenRelay | out.ConnectToPeer) -> Any:
         if isinstance(request, out.OpenRelay):
             return self._opened(request)
+        if isinstance(request, out.ConnectToPeer):
+            if request.peer in self.unreachable:
+                return out.PeerNotConnected()
+            return out.PeerConnected(self.connection_with(request.peer))
         for username, password in self.passwords.items():
             if request.username == username or request.userhash == userhash(username, REALM):
                 key = long_term_key(request.algorithm, username, request.realm, password)
@@ -130,6 +143,27 @@ class Shell:
         relay = f"relay {self.ports}"
         self.open[relay] = address
         return relay, address
+
+    def connection_with(self, peer: TransportAddress) -> str:
+        """A TCP connection with a peer, opened by whomever."""
+        self.ports += 1
+        connection = f"connection {self.ports}"
+        self.connections[connection] = peer
+        return connection
+
+    def arrive(self, relay: str, peer: TransportAddress) -> str:
+        """A peer connects to a relayed address; gives the handle of the connection."""
+        connection = self.connection_with(peer)
+        self.core.peer_arrived(relay, peer, connection, self.now)
+        self.run()
+        return connection
+
+    def hang_up(self, connection: str) -> None:
+        """A connection with a peer ends by itself."""
+        del self.connections[connection]
+        self.joined.pop(connection, None)
+        self.core.peer_connection_closed(connection, self.now)
+        self.run()
 
     # --- time and peers -------------------------------------------------------------------------------------------
 
@@ -160,6 +194,9 @@ class Shell:
         assert core.next_output() is None
         assert self.open == {}
         assert self.flows == {}
+        assert self.connections == {}
+        assert self.joined == {}
+        assert len(core._allocations.connections) == 0
         assert len(core._requests._pending) == 0
         assert len(core._allocations._reservations) == 0
         assert core._allocations.quota.taken == 0

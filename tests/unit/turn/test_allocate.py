@@ -323,7 +323,7 @@ def test_session_ids() -> None:
 def test_transports_are_data() -> None:
     """Another REQUESTED-TRANSPORT is served as soon as the settings have it."""
     shell = Shell(TurnSettings(REALM, transports={**BOTH, 6: (Family.IPV4,)}))
-    client = Client(shell)
+    client = Client(shell, app_connection=AppConnection.TCP)
     client.greet()
     assert code_of(client.ask(Method.ALLOCATE, [(a.REQUESTED_TRANSPORT, 6)])) == 0
     assert shell.events(out.AllocationCreated)[0].transport == 6
