@@ -47,5 +47,9 @@ class RelayUnavailable(RelaydError):
         self.exhausted = exhausted
 
 
+class PeerUnreachable(RelaydError):
+    """No TCP connection with a peer came about; the client is answered 447 (RFC 6062 section 5.2)."""
+
+
 class ServerUnavailable(RelaydError):
     """A server that we are a client of cannot be reached, does not answer, went away, or did not prove who it is."""

@@ -43,6 +43,31 @@ class Counters:
 # --- client side ----------------------------------------------------------------------------------------------------
 
 
+class IByteStream(Interface):
+    """One of the two connections of a relayed TCP connection (RFC 6062): a client data connection, or a peer data
+    connection. What comes from one goes to the other as it is. Neither reads faster than the other takes it.
+    """
+
+    valve: Any = Attribute("A `relayd.valve.Valve`: whether this end may be read.")
+
+    def join(other: Any) -> None:
+        """From now on what comes from here goes to the `IByteStream` `other`, what came already first. Called once."""
+
+    def write(data: bytes) -> None:
+        """Send bytes. Whoever writes heeds `valve` of its own end, which is shut while there is too much under way."""
+
+    def finish() -> None:
+        """The other end has said all that it had to say, and still listens: tell it behind what was written. Where the
+        transport cannot (TLS, WebSocket), this closes.
+        """
+
+    def close() -> None:
+        """End it, once all that was written is sent. Idempotent."""
+
+    def abort() -> None:
+        """End it at once, and let it be seen that it was not in order. Idempotent."""
+
+
 class IClientPath(Interface):
     """One client, as its listener reaches it. Lives as long as the connection, or, over UDP, as long as someone
     holds it.
@@ -77,6 +102,15 @@ class IClientPath(Interface):
 
     def close() -> None:
         """End the connection, if there is one. The listener then calls `IRelayService.path_closed`. Idempotent."""
+
+
+class IStreamPath(IClientPath):
+    """A client on a connection: what carries TURN may come to carry a peer's bytes instead."""
+
+    def data_connection() -> Any:
+        """Become a client data connection (RFC 6062 section 5.4), and give it as an `IByteStream`: from now on nothing
+        that comes is TURN. Called right after the answer to ConnectionBind was sent.
+        """
 
 
 class IRelayService(Interface):
@@ -142,6 +176,19 @@ class IRelay(Interface):
         """Give the address back. Nothing is delivered afterwards. Idempotent."""
 
 
+class ITcpRelay(IRelay):
+    """A relayed transport address for TCP. Nothing is sent from it but through its connections."""
+
+    def connect(peer: TransportAddress) -> Any:
+        """A Deferred of an `IPeerConnection`. Fails with `PeerUnreachable` after 30 seconds at the latest."""
+
+
+class IPeerConnection(IByteStream):
+    """A peer data connection. It is not read before it is joined."""
+
+    peer: TransportAddress = Attribute("The peer, as the kernel names it.")
+
+
 class IRelayReceiver(Interface):
     """Whoever opened a relay: hears of what no flow took."""
 
@@ -155,6 +202,16 @@ class IRelayReceiver(Interface):
 
     def relay_failed(relay: IRelay) -> None:
         """The relay broke and is closed."""
+
+
+class ITcpRelayReceiver(IRelayReceiver):
+    """Whoever opened a relay for TCP."""
+
+    def peer_arrived(relay: ITcpRelay, connection: IPeerConnection) -> None:
+        """A peer opened a TCP connection to the relayed address."""
+
+    def peer_connection_lost(connection: IPeerConnection) -> None:
+        """A connection with a peer, whoever opened it, is gone. Said once, also after `close` and `abort`."""
 
 
 class IPeerTransport(Interface):
@@ -171,8 +228,8 @@ class IPeerTransport(Interface):
         TransportAddress) of the following port if `reserve_next`, else None. Fails with `RelayUnavailable`.
         """
 
-    def close() -> None:
-        """Release everything still open."""
+    def close() -> Any:
+        """Release everything still open. None, or a Deferred that fires when no descriptor is left."""
 
 
 class IPeerTransportFactory(Interface):

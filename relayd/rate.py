@@ -21,6 +21,14 @@ class TokenBucket:
         self._tokens = burst
         self._at = now
 
+    def owe(self, amount: float, now: float) -> float:
+        """Take `amount` whether it is there or not; gives the seconds until nothing is owed any more."""
+        if now > self._at:
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        self._tokens -= amount
+        return max(0.0, -self._tokens / self.rate)
+
     def take(self, amount: float, now: float) -> bool:
         """Take `amount` if it is there; False, and nothing taken, if not."""
         if now > self._at:

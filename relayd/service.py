@@ -19,16 +19,18 @@ from zope.interface import implementer
 from relayd.address import AppConnection, Path, TransportAddress
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.hairpin import Hairpin
-from relayd.errors import RelayUnavailable
+from relayd.errors import PeerUnreachable, RelayUnavailable
 from relayd.interfaces import (
     IAllocationObserver,
     IClientPath,
     IDataPlane,
+    IPeerConnection,
     IPeerTransport,
     IPolicy,
     IRelay,
-    IRelayReceiver,
     IRelayService,
+    ITcpRelay,
+    ITcpRelayReceiver,
 )
 from relayd.pump import Pump
 from relayd.rate import TokenBucket, datagram_cost
@@ -47,7 +49,7 @@ class Authenticator(Protocol):
     def authenticate(self, request: out.AuthenticateUser) -> Deferred[out.Authenticated | out.NotAuthenticated]: ...
 
 
-@implementer(IRelayService, IRelayReceiver)
+@implementer(IRelayService, ITcpRelayReceiver)
 class RelayService:
     """One TURN core, the clients that it holds, and the flows that it installed.
 
@@ -67,6 +69,7 @@ class RelayService:
         observers: Iterable[IAllocationObserver] = (),
         max_bandwidth: int | None = None,
         hairpin: Hairpin = _NO_NAT,
+        tcp_hairpin: Hairpin = _NO_NAT,
     ) -> None:
         self.core = core
         self._clock = clock
@@ -77,6 +80,7 @@ class RelayService:
         self._observers = list(observers)
         self._max_bandwidth = max_bandwidth
         self._hairpin = hairpin
+        self._tcp_hairpin = tcp_hairpin  # of its own: a relayed TCP port says nothing about who has it for UDP
         # A client is held for the time of one call at least, so that its answer finds the way back; beyond it only
         # while the core holds its path too, or a flood of spoofed sources would fill the table. The doubtful ones
         # are looked at last.
@@ -96,6 +100,9 @@ class RelayService:
             out.AuthenticateUser: self._authenticate,
             out.OpenRelay: self._open_relay,
             out.CloseRelay: self._close_relay,
+            out.ConnectToPeer: self._connect_to_peer,
+            out.JoinConnections: self._join_connections,
+            out.ClosePeerConnection: self._close_peer_connection,
         }
 
     # --- what listeners call (IRelayService) --------------------------------------------------------------------------
@@ -120,9 +127,12 @@ class RelayService:
         self._clients.pop(client.path, None)
 
     def has_allocation(self, client: IClientPath) -> bool:
-        return self._clients.get(client.path) is client and self.core.allocation_of(client.path) is not None
+        path = client.path
+        if self._clients.get(path) is not client:
+            return False
+        return self.core.allocation_of(path) is not None or self.core.is_data_connection(path)
 
-    # --- what relays call (IRelayReceiver) ----------------------------------------------------------------------------
+    # --- what relays call (ITcpRelayReceiver) -------------------------------------------------------------------------
 
     def peer_datagram(self, relay: IRelay, peer: TransportAddress, data: bytes) -> None:
         self._tell_core(self.core.receive_from_peer, relay, self._hairpin.to_advertised(peer), data)
@@ -132,6 +142,13 @@ class RelayService:
 
     def relay_failed(self, relay: IRelay) -> None:
         self._tell_core(self.core.relay_failed, relay)
+
+    def peer_arrived(self, relay: ITcpRelay, connection: IPeerConnection) -> None:
+        peer = self._tcp_hairpin.to_advertised(connection.peer)
+        self._tell_core(self.core.peer_arrived, relay, peer, connection)
+
+    def peer_connection_lost(self, connection: IPeerConnection) -> None:
+        self._tell_core(self.core.peer_connection_closed, connection)
 
     # --- what the operator calls --------------------------------------------------------------------------------------
 
@@ -230,10 +247,38 @@ class RelayService:
     def _close_relay(self, output: out.CloseRelay) -> None:
         relay: Any = output.relay
         self._reserved.pop(relay, None)
-        self._hairpin.closed(relay.address)
+        self._hairpin_of(relay).closed(relay.address)
         relay.close()
 
-    def _answer(self, request: out.AuthenticateUser | out.OpenRelay, result: Any) -> None:
+    def _hairpin_of(self, relay: IRelay) -> Hairpin:
+        return self._tcp_hairpin if ITcpRelay.providedBy(relay) else self._hairpin
+
+    def _connect_to_peer(self, request: out.ConnectToPeer) -> None:
+        relay: Any = request.relay
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(PeerUnreachable):
+                self._log.failure("could not connect to a peer", failure)
+            self._answer(request, out.PeerNotConnected())
+
+        connected = relay.connect(self._tcp_hairpin.to_bound(request.peer))
+        connected.addCallbacks(lambda connection: self._answer(request, out.PeerConnected(connection)), failed)
+
+    def _join_connections(self, output: out.JoinConnections) -> None:
+        connection: Any = output.connection
+        client: Any = self._clients.get(output.path)
+        if client is None:
+            connection.close()  # the client hung up while the answer was under way
+            return
+        stream = client.data_connection()
+        connection.join(stream)
+        stream.join(connection)
+
+    def _close_peer_connection(self, output: out.ClosePeerConnection) -> None:
+        connection: Any = output.connection
+        connection.close()
+
+    def _answer(self, request: out.AuthenticateUser | out.OpenRelay | out.ConnectToPeer, result: Any) -> None:
         self._doubtful.append(request.path)
         self._tell_core(self.core.answer, request.id, result)
 
@@ -302,7 +347,7 @@ class RelayService:
         if failed is None:
             self._exhausted = False
         for relay in (*(relay for relay, _ in relays), *([reserved_relay] if reserved_relay is not None else ())):
-            self._hairpin.opened(relay.address)
+            self._hairpin_of(relay).opened(relay.address)
         return out.RelayOpened(relays=tuple(relays), failed=failed, reserved=reserved_relay)
 
     def _limit_for(self, username: str) -> TokenBucket | None:

@@ -139,14 +139,18 @@ class RelayDaemon(Service):
         self.listeners = []
         return closing.addCallback(self._close_rest)
 
-    def _close_rest(self, results: list[tuple[bool, Any]]) -> None:
+    def _close_rest(self, results: list[tuple[bool, Any]]) -> Deferred[Any]:
         for succeeded, failure in results:
             if not succeeded:
                 self._log.failure("a listener could not be closed", failure)
-        for transport in self._peer_transports:
-            transport.close()
+        closing = DeferredList(
+            [maybeDeferred(transport.close) for transport in self._peer_transports],
+            fireOnOneErrback=False,
+            consumeErrors=True,
+        )
         self.data_plane.close()
         self._console.close()
+        return closing
 
     def _close_now(self) -> None:
         self.stopService()

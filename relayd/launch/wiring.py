@@ -116,6 +116,7 @@ def build_daemon(
             observers,
             settings.max_bandwidth or None,
             Hairpin(relays),
+            Hairpin(relays),
         ),
         transports,
         data_plane,

@@ -1,18 +1,8 @@
-"""Opens relayed UDP addresses from the configured addresses and port range. Moves no packet: that is the data plane's.
-
-Which ports are free is known by the operating system and nobody else, so nothing is booked here that could leak: a
-port is tried by opening it, and is free again when its relay is closed. Candidates come in random order (RFC 8656
-section 7.2 asks for RFC 6056) by a random stride through the range, which meets each port once and builds no runs of
-used ports.
-"""
+"""Opens relayed UDP addresses from the configured addresses and port range. The data plane moves the packets."""
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Iterator
-from errno import EACCES, EADDRINUSE, EMFILE, ENFILE, ENOBUFS, ENOMEM
-from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.plugin import IPlugin
@@ -23,13 +13,9 @@ from relayd.config import RelayAddress, RelaySettings
 from relayd.core import Entropy
 from relayd.errors import ConfigurationError, RelayUnavailable
 from relayd.interfaces import IDataPlane, IPeerTransport, IPeerTransportFactory, IRelay, IRelayReceiver
+from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
 
 UDP = 17  # IP protocol number
-
-MAX_TRIES = 256  # ports tried for one request: at a few microseconds each, finds one in a range that is 98 % full
-
-_TAKEN = frozenset({EADDRINUSE, EACCES})  # this port cannot be had, another one might
-_EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 
 Opened = tuple[IRelay, TransportAddress]
 
@@ -42,10 +28,9 @@ class UdpPeers:
 
     def __init__(self, data_plane: IDataPlane, settings: RelaySettings, entropy: Entropy = secrets.token_bytes) -> None:
         self._data_plane = data_plane
-        self._settings = settings
-        self._entropy = entropy
-        self.families = frozenset(address.family for address in settings.addresses)
-        self.default_family = Family.IPV4 if Family.IPV4 in self.families else Family.IPV6
+        self._ports = RelayPorts(settings, entropy)
+        self.families = self._ports.families
+        self.default_family = self._ports.default_family
         # The last relay on each address, closed or not: an address is only ever opened again after that one was closed.
         self._last: dict[TransportAddress, IRelay] = {}
 
@@ -54,7 +39,7 @@ class UdpPeers:
     ) -> Deferred[tuple[IRelay, TransportAddress, Opened | None]]:
         """See `IPeerTransport.open`. `reserve_next` asks for an even port too, as EVEN-PORT's R bit does."""
         try:
-            for address, port in self._candidates(family, even_port or reserve_next, reserve_next):
+            for address, port in self._ports.candidates(family, even_port or reserve_next, reserve_next):
                 opened = self._open_at(address, port, receiver)
                 if opened is None:
                     continue
@@ -74,35 +59,15 @@ class UdpPeers:
         for relay in relays:
             relay.close()
 
-    def _candidates(self, family: Family, even: bool, pair: bool) -> Iterator[tuple[RelayAddress, int]]:
-        lowest, highest = self._settings.lowest_port, self._settings.highest_port
-        ports = range(lowest + (lowest & 1), highest + 1, 2) if even else range(lowest, highest + 1)
-        if pair and ports and ports[-1] == highest:
-            ports = ports[:-1]
-        addresses = [address for address in self._settings.addresses if address.family is family]
-        count = len(addresses) * len(ports)
-        if not count:
-            return
-        start = self._below(count)
-        stride = 1 + self._below(count)
-        while math.gcd(stride, count) != 1:
-            stride += 1
-        for turn in range(min(count, MAX_TRIES)):
-            which, at = divmod((start + turn * stride) % count, len(ports))
-            yield addresses[which], ports[at]
-
-    def _below(self, count: int) -> int:
-        return int.from_bytes(self._entropy(8), "big") % count
-
     def _open_at(self, address: RelayAddress, port: int, receiver: IRelayReceiver) -> Opened | None:
         """None: that port is taken. Raises RelayUnavailable where another port would fare no better."""
         try:
             relay = self._data_plane.open_relay(address.bound.with_port(port), receiver)
         except OSError as error:
-            if error.errno in _TAKEN:
+            unavailable = cannot_relay(address, error)
+            if unavailable is None:
                 return None
-            reason = f"cannot relay from {address.bound.host}: {error.strerror or error}"
-            raise RelayUnavailable(reason, exhausted=error.errno in _EXHAUSTED) from error
+            raise unavailable from error
         self._last[relay.address] = relay
         return relay, address.advertised.with_port(relay.address.port)
 
@@ -137,13 +102,9 @@ class UdpPeersFactory:
     transport = UDP
     help = "Relays UDP datagrams. Relayed addresses come from --relay-address, their ports from --relay-ports."
 
-    def make(self, reactor: Any, data_plane: IDataPlane, settings: RelaySettings) -> UdpPeers:
+    def make(self, reactor: object, data_plane: IDataPlane, settings: RelaySettings) -> UdpPeers:
         """See `IPeerTransportFactory.make`."""
-        if not settings.addresses:
-            raise ConfigurationError("no relay address: give at least one with --relay-address")
-        if not 1 <= settings.lowest_port <= settings.highest_port <= 65535:
-            ports = f"{settings.lowest_port}-{settings.highest_port}"
-            raise ConfigurationError(f"relay ports {ports}: give LOW-HIGH within 1-65535 with --relay-ports")
+        check_ports(settings)
         for address in settings.addresses:
             try:
                 data_plane.open_relay(address.bound.with_port(0), _Nobody()).close()

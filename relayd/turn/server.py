@@ -69,7 +69,8 @@ class TurnServer:
 
     def holds(self, path: Path) -> bool:
         """Whether the core may have something to send on that path of its own accord."""
-        return self._allocations.on(path) is not None or self._requests.wait_on(path)
+        on_path = self._allocations.on(path) is not None or self._requests.wait_on(path)
+        return on_path or self.is_data_connection(path)
 
     def is_data_connection(self, path: Path) -> bool:
         """Whether that path is a client data connection: it carries a peer's bytes, and no TURN any more."""

@@ -16,7 +16,8 @@ from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings
 from relayd.errors import ConfigurationError, RelayUnavailable
 from relayd.interfaces import IPeerTransport, IPeerTransportFactory
-from relayd.peers.udp import MAX_TRIES, UdpPeers, UdpPeersFactory
+from relayd.peers.ports import MAX_TRIES
+from relayd.peers.udp import UdpPeers, UdpPeersFactory
 
 V4 = TransportAddress.parse("192.0.2.1", 0)
 V4_SECOND = TransportAddress.parse("192.0.2.2", 0)

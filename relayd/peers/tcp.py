@@ -1,0 +1,271 @@
+"""Opens relayed TCP addresses, and the connections of peers to them and from them (RFC 6062).
+
+A relayed address is a listening socket, and every connection to a peer leaves from the same address and port, which
+takes SO_REUSEPORT on both. The listening socket gets it after it is bound: so a port that another program or another
+relay listens on is still refused to us.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.protocol import ClientFactory, ServerFactory
+from twisted.internet.tcp import Client, Connector
+from twisted.plugin import IPlugin
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import Family, TransportAddress
+from relayd.config import RelaySettings
+from relayd.core import Entropy
+from relayd.errors import ConfigurationError, PeerUnreachable, RelayUnavailable
+from relayd.interfaces import (
+    Counters,
+    IDataPlane,
+    IPeerTransport,
+    IPeerTransportFactory,
+    IRelay,
+    ITcpRelay,
+    ITcpRelayReceiver,
+)
+from relayd.peers.connection import PeerConnection
+from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
+from relayd.rate import TokenBucket
+
+TCP = 6  # IP protocol number
+
+CONNECT_TIMEOUT = 30.0  # seconds, RFC 6062 section 5.2: at least
+BACKLOG = 16  # peers that knock at one relayed address at the same moment
+
+Opened = tuple[IRelay, TransportAddress]
+
+
+@implementer(ITcpRelay)
+class TcpRelay(ServerFactory):
+    """A relayed transport address for TCP. `gone` is called with it when it is closed, and its last connection too."""
+
+    noisy = False
+
+    def __init__(
+        self, reactor: Any, address: TransportAddress, receiver: ITcpRelayReceiver, gone: Callable[[TcpRelay], Any]
+    ) -> None:
+        self.address = address
+        self.counters = Counters()
+        self.limit: TokenBucket | None = None
+        self.connections: set[PeerConnection] = set()
+        self._reactor = reactor
+        self._receiver = receiver
+        self._gone = gone
+        self._port: Any = None
+        self._attempts: set[_Attempt] = set()
+        self._closed = False
+
+    def listen(self) -> None:
+        """Bind and listen. Raises OSError."""
+        ip, port, _ = self.address
+        family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_STREAM) as opened:
+            opened.setblocking(False)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            opened.bind((self.address.host, port))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            opened.listen(BACKLOG)
+            self.address = self.address.with_port(opened.getsockname()[1])
+            self._port = self._reactor.adoptStreamPort(opened.fileno(), family, self)
+
+    def send(self, peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
+        """There are no datagrams here."""
+        self.counters.dropped += 1
+        return False
+
+    def connect(self, peer: TransportAddress) -> Deferred[PeerConnection]:
+        """See `ITcpRelay.connect`."""
+        if self._closed:
+            return fail(PeerUnreachable("the relayed address is closed"))
+        connected: Deferred[PeerConnection] = Deferred()
+        attempt = _Attempt(self, self._receiver, peer, self._reactor, connected)
+        self._attempts.add(attempt)
+        attempt.begin()
+        return connected
+
+    def close(self) -> None:
+        """Stop listening, and give up what is being connected. Connections with peers end when they are closed."""
+        if self._closed:
+            return
+        self._closed = True
+        for attempt in list(self._attempts):
+            attempt.give_up()
+        maybeDeferred(self._port.stopListening).addBoth(self._stopped)
+
+    def abort(self) -> None:
+        """Close, and end every connection with a peer at once."""
+        self.close()
+        for connection in list(self.connections):
+            connection.abort()
+
+    # --- what Twisted, the connections and the attempts call ---
+
+    def buildProtocol(self, addr: Any) -> PeerConnection | None:
+        if self._closed:
+            return None
+        peer = TransportAddress.parse(addr.host, addr.port)
+        return PeerConnection(self, self._receiver, peer, self._reactor, self._arrived)
+
+    def lost(self, connection: PeerConnection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self._settle()
+
+    def ended(self, attempt: _Attempt) -> None:
+        """An attempt became a connection, or will not."""
+        self._attempts.discard(attempt)
+        self._settle()
+
+    def _arrived(self, connection: PeerConnection) -> None:
+        self._receiver.peer_arrived(self, connection)
+
+    def _stopped(self, _: Any) -> None:
+        self._port = None
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._port is None and not self.connections and not self._attempts:
+            self._gone(self)
+
+
+class _FromRelayed(Client):
+    """A connection that leaves from a port on which we listen."""
+
+    def createInternetSocket(self) -> socket.socket:  # noqa: N802
+        opened: socket.socket = super().createInternetSocket()  # type: ignore[no-untyped-call]
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return opened
+
+
+class _Connector(Connector):
+    def _makeTransport(self) -> Client:  # noqa: N802
+        return _FromRelayed(  # type: ignore[no-untyped-call]
+            self.host, self.port, self.bindAddress, self, self.reactor
+        )
+
+
+class _Attempt(ClientFactory):
+    """To reach a peer, once."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        relay: TcpRelay,
+        receiver: ITcpRelayReceiver,
+        peer: TransportAddress,
+        reactor: Any,
+        connected: Deferred[PeerConnection],
+    ) -> None:
+        self._relay = relay
+        self._connection = PeerConnection(relay, receiver, peer, reactor, self._opened)
+        self._connected = connected
+        local = relay.address.host, relay.address.port
+        self._connector: Any = _Connector(peer.host, peer.port, self, CONNECT_TIMEOUT, local, reactor)
+
+    def begin(self) -> None:
+        self._connector.connect()
+
+    def give_up(self) -> None:
+        self._connector.stopConnecting()
+
+    def buildProtocol(self, addr: Any) -> PeerConnection:
+        return self._connection
+
+    def clientConnectionFailed(  # noqa: N802
+        self, connector: Any, reason: Failure
+    ) -> None:
+        self._relay.ended(self)
+        self._connected.errback(PeerUnreachable(f"{self._connection.peer}: {reason.getErrorMessage()}"))
+
+    def _opened(self, connection: PeerConnection) -> None:
+        self._relay.ended(self)
+        self._connected.callback(connection)
+
+
+@implementer(IPeerTransport)
+class TcpPeers:
+    """Relayed TCP transport addresses. Its Deferreds have fired when they are returned."""
+
+    transport = TCP
+
+    def __init__(self, reactor: Any, settings: RelaySettings, entropy: Entropy = secrets.token_bytes) -> None:
+        self._reactor: Any = reactor
+        self._ports = RelayPorts(settings, entropy)
+        self.families = self._ports.families
+        self.default_family = self._ports.default_family
+        self._relays: set[TcpRelay] = set()
+        self._empty: Deferred[None] = Deferred()
+        self._closed = False
+
+    def open(
+        self, family: Family, receiver: Any, even_port: bool = False, reserve_next: bool = False
+    ) -> Deferred[tuple[IRelay, TransportAddress, Opened | None]]:
+        """See `IPeerTransport.open`; `receiver` is an `ITcpRelayReceiver`. There are no even ports for TCP (RFC 6062
+        section 5.1).
+        """
+        for address, port in self._ports.candidates(family):
+            relay = TcpRelay(self._reactor, address.bound.with_port(port), receiver, self._forget)
+            try:
+                relay.listen()
+            except OSError as error:
+                unavailable = cannot_relay(address, error)
+                if unavailable is None:
+                    continue
+                return fail(unavailable)
+            self._relays.add(relay)
+            return succeed((relay, address.advertised.with_port(port), None))
+        return fail(RelayUnavailable(f"no relayed {family.name} port is free for TCP"))
+
+    def close(self) -> Deferred[None]:
+        """See `IPeerTransport.close`."""
+        if not self._closed:
+            self._closed = True
+            for relay in list(self._relays):
+                relay.abort()
+            self._settle()
+        return self._empty
+
+    def _forget(self, relay: TcpRelay) -> None:
+        self._relays.discard(relay)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._closed and not self._relays and not self._empty.called:
+            self._empty.callback(None)
+
+
+@implementer(IPlugin, IPeerTransportFactory)
+class TcpPeersFactory:
+    """Makes `TcpPeers`."""
+
+    kind = "tcp"
+    transport = TCP
+    help = "Relays TCP connections, to peers and from them. Addresses and ports are those of UDP."
+
+    def make(self, reactor: Any, data_plane: IDataPlane, settings: RelaySettings) -> TcpPeers:
+        """See `IPeerTransportFactory.make`."""
+        check_ports(settings)
+        for address in settings.addresses:
+            family = socket.AF_INET if len(address.bound.ip) == 4 else socket.AF_INET6
+            try:
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    probe.bind((address.bound.host, 0))
+            except OSError as error:
+                raise ConfigurationError(
+                    f"cannot relay TCP from {address.bound.host}: {error.strerror or error}; "
+                    "give --relay-address an address of this machine"
+                ) from error
+        return TcpPeers(reactor, settings)
