@@ -1,0 +1,153 @@
+"""One of the two connections of a relayed TCP connection (RFC 6062), whichever it is, on a transport of Twisted's.
+
+Theory of operation. Until it is joined nothing is read, so that what comes waits in the kernel's buffer, and is lost
+neither when the other end takes its time nor when this one closes meanwhile. Joined, each end is the other's producer:
+whoever does not read makes the other wait, with at most one buffer of Twisted's transport between them each way.
+
+An end that has said all is half-closed on the other side too, where the transport can. One that closes has what it sent
+delivered first: the other side is told behind it, and what that one still says is read and dropped until it closes as
+well. For a socket that is closed with unread bytes resets its connection, and takes along what is under way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.interfaces import IByteStream
+from relayd.valve import Valve
+
+CLOSE_GRACE = 10.0  # seconds for a connection to take what was sent on it, and to close too
+
+
+@implementer(IByteStream)
+class StreamEnd:
+    """The end of which `transport` is the connection. Its protocol calls `received`, `heard_all` and `lost`."""
+
+    def __init__(self, transport: Any, clock: IReactorTime, half_closes: bool) -> None:
+        """`half_closes`: whether the transport can end one direction alone. Nothing is read from it from now on."""
+        self.valve = Valve(transport, clock)
+        self._transport = transport
+        self._clock = clock
+        self._half_closes = half_closes
+        self._other: IByteStream | None = None
+        self._early = b""
+        self._heard_all = False
+        self._said_all = False
+        self._closing = self._lost = False
+        self._deadline: IDelayedCall | None = None
+        transport.pauseProducing()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing that comes matters any more."""
+        return self._closing or self._lost
+
+    # --- what the protocol calls ---
+
+    def received(self, data: bytes) -> None:
+        """Bytes that came."""
+        if self._other is not None:
+            self._other.write(data)
+        elif not self.closing:
+            self._early += data  # TLS had them already
+
+    def heard_all(self) -> None:
+        """No more will come."""
+        self._heard_all = True
+        if self._other is not None:
+            self._other.finish()
+        if self._closing or self._said_all:
+            self._drop()
+
+    def lost(self, reason: Failure | None) -> None:
+        """The connection is gone."""
+        self._lost = True
+        self.valve.finish()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        other, self._other = self._other, None
+        if other is None:
+            return
+        if reason is None or reason.check(ConnectionDone):
+            other.close()
+        else:
+            other.abort()
+
+    # --- IByteStream ---
+
+    def join(self, other: IByteStream) -> None:
+        """See `IByteStream.join`."""
+        if self.closing:
+            other.close()
+            return
+        self._other = other
+        self._transport.registerProducer(other.valve, True)
+        early, self._early = self._early, b""
+        if early:
+            other.write(early)
+        if self._heard_all:
+            other.finish()
+        self.valve.resumeProducing()
+
+    def write(self, data: bytes) -> None:
+        """See `IByteStream.write`."""
+        if not self._said_all and not self._lost:
+            self._transport.write(data)
+
+    def finish(self) -> None:
+        """See `IByteStream.finish`."""
+        if self._said_all or self._lost:
+            return
+        if not self._half_closes:
+            self.close()
+            return
+        self._said_all = True
+        if self._heard_all:
+            self._drop()
+        else:
+            self._transport.unregisterProducer()
+            self._transport.loseWriteConnection()
+
+    def close(self) -> None:
+        """See `IByteStream.close`."""
+        if self.closing:
+            return
+        self._closing = True
+        other, self._other = self._other, None
+        if other is not None:
+            other.close()
+        self._deadline = self._clock.callLater(CLOSE_GRACE, self._give_up)
+        if not self._half_closes:
+            self._said_all = True
+            self._drop()
+            return
+        self.finish()
+        if not self._heard_all:
+            self.valve.finish()
+            self._transport.resumeProducing()
+
+    def abort(self) -> None:
+        """See `IByteStream.abort`."""
+        self._closing = True
+        other, self._other = self._other, None
+        if other is not None:
+            other.abort()
+        if not self._lost:
+            self._transport.abortConnection()
+
+    # --- within ---
+
+    def _drop(self) -> None:
+        """Close the transport behind what was written."""
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        self.abort()
