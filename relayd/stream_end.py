@@ -59,9 +59,10 @@ class StreamEnd:
     def heard_all(self) -> None:
         """No more will come."""
         self._heard_all = True
+        had_said_all = self._said_all
         if self._other is not None:
             self._other.finish()
-        if self._closing or self._said_all:
+        if had_said_all:
             self._drop()
 
     def lost(self, reason: Failure | None) -> None:

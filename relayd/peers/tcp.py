@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -83,6 +83,10 @@ class TcpRelay(ServerFactory):
         """There are no datagrams here."""
         self.counters.dropped += 1
         return False
+
+    def send_run(self, peer: TransportAddress, payloads: Sequence[bytes]) -> None:
+        """Nor runs of them."""
+        self.counters.dropped += len(payloads)
 
     def connect(self, peer: TransportAddress) -> Deferred[PeerConnection]:
         """See `ITcpRelay.connect`."""

@@ -1,0 +1,298 @@
+"""Promises of relayd.peers.tcp on real sockets: one port to listen on and to connect from, and nothing left open."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from zope.interface.verify import verifyObject
+
+from relayd.address import Family, TransportAddress
+from relayd.config import RelayAddress, RelaySettings
+from relayd.errors import ConfigurationError, PeerUnreachable, RelayUnavailable
+from relayd.interfaces import IPeerConnection, IPeerTransport, IPeerTransportFactory, ITcpRelay
+from relayd.peers.connection import PeerConnection
+from relayd.peers.tcp import TcpPeers, TcpPeersFactory, TcpRelay
+from relayd.rate import TokenBucket
+from tests.support.house import descriptors
+
+PATIENCE = 10.0  # seconds
+NO_PLANE: Any = None  # there are no datagrams
+LOOPBACK4 = TransportAddress.parse("127.0.0.1", 0)
+LOOPBACK6 = TransportAddress.parse("::1", 0)
+
+
+class Receiver:
+    """Hears what a relay says, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.arrived: list[PeerConnection] = []
+        self.lost: list[PeerConnection] = []
+
+    def peer_arrived(self, relay: Any, connection: Any) -> None:
+        self.arrived.append(connection)
+
+    def peer_connection_lost(self, connection: Any) -> None:
+        self.lost.append(connection)
+
+    def peer_datagram(self, relay: Any, peer: Any, data: bytes) -> None:
+        raise AssertionError("there are no datagrams here")
+
+    peer_error = relay_failed = peer_datagram
+
+
+class End:
+    """The other end of a connection, kept in memory."""
+
+    def __init__(self) -> None:
+        self.valve = self
+        self.data = b""
+        self.ends: list[str] = []
+        self.paused = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Nothing to stop."""
+
+    def rest(self, seconds: float) -> None:
+        """It never writes more than it may."""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def finish(self) -> None:
+        self.ends.append("finish")
+
+    def close(self) -> None:
+        self.ends.append("close")
+
+    def abort(self) -> None:
+        self.ends.append("abort")
+
+
+def in_thread(function: Any, *arguments: Any) -> Deferred[Any]:
+    """A blocking call of a peer's, away from the reactor."""
+    return deferToThread(function, *arguments)
+
+
+async def until(holds: Any) -> None:
+    """Wait until something is so, and fail if it does not come to be."""
+    for _ in range(int(PATIENCE / 0.01)):
+        if holds():
+            return
+        await deferLater(reactor, 0.01)
+    raise AssertionError("it did not come to be")
+
+
+class TcpPeersTest(TestCase):
+    """Every test starts with one relayed address on loopback, and ends with no descriptor left."""
+
+    family = Family.IPV4
+    address = LOOPBACK4
+
+    def setUp(self) -> None:
+        self.before = descriptors()
+        self.receiver = Receiver()
+        self.peers = self.make()
+        self.addCleanup(self.assert_nothing_left)
+
+    async def assert_nothing_left(self) -> None:
+        await self.peers.close()
+        await until(lambda: not self.left())
+
+    def left(self) -> set[str]:
+        """Sockets that were not there before."""
+        return {each for each in descriptors() - self.before if "socket:" in each}
+
+    def make(self, lowest: int = 49152, highest: int = 65535) -> TcpPeers:
+        settings = RelaySettings((RelayAddress(self.address, self.address),), lowest, highest)
+        return TcpPeersFactory().make(reactor, NO_PLANE, settings)
+
+    async def open(self) -> TcpRelay:
+        relay, advertised, reserved = await self.peers.open(self.family, self.receiver)
+        assert isinstance(relay, TcpRelay)
+        assert advertised == relay.address
+        assert reserved is None
+        return relay
+
+    def listener(self) -> socket.socket:
+        """A peer that listens, with all the time in the world."""
+        listening = socket.create_server(
+            (self.address.host, 0), family=socket.AF_INET if self.family is Family.IPV4 else socket.AF_INET6
+        )
+        listening.settimeout(PATIENCE)
+        self.addCleanup(listening.close)
+        return listening
+
+    def address_of(self, peer: socket.socket) -> TransportAddress:
+        return TransportAddress.parse(*peer.getsockname()[:2])
+
+    async def connected(self, relay: TcpRelay) -> tuple[PeerConnection, socket.socket]:
+        """A connection from the relayed address to a peer, and the peer's end."""
+        listening = self.listener()
+        connection = await relay.connect(self.address_of(listening))
+        accepted, source = await in_thread(listening.accept)
+        accepted.settimeout(PATIENCE)
+        self.addCleanup(accepted.close)
+        assert TransportAddress.parse(*source[:2]) == relay.address
+        return connection, accepted
+
+    async def test_interfaces(self) -> None:
+        """What it gives is what the service expects."""
+        relay = await self.open()
+        verifyObject(IPeerTransportFactory, TcpPeersFactory())
+        verifyObject(IPeerTransport, self.peers)
+        verifyObject(ITcpRelay, relay)
+        connection, _ = await self.connected(relay)
+        verifyObject(IPeerConnection, connection)
+        connection.abort()
+
+    async def test_one_address_for_both_ways(self) -> None:
+        """Peers connect to the relayed address, and from the same address it connects to several peers."""
+        relay = await self.open()
+        first, _ = await self.connected(relay)
+        second, _ = await self.connected(relay)
+        with socket.create_connection((relay.address.host, relay.address.port), PATIENCE) as caller:
+            await until(lambda: self.receiver.arrived)
+            assert self.receiver.arrived[0].peer == self.address_of(caller)
+        for connection in (first, second, *self.receiver.arrived):
+            connection.abort()
+
+    async def test_nobody_else_has_the_port(self) -> None:
+        """Neither another relayed address nor another program that asks for it; it is free again afterwards."""
+        relay = await self.open()
+        port = relay.address.port
+        only = self.make(port, port)
+        with pytest.raises(RelayUnavailable):
+            await only.open(self.family, self.receiver)
+        relay.close()
+        await until(lambda: relay not in self.peers._relays)
+        again, _, _ = await only.open(self.family, self.receiver)
+        assert again.address == relay.address
+        await only.close()
+
+    async def test_bytes_wait_for_the_join(self) -> None:
+        """What the peer sends before is not lost, even if it closes right behind; what it does not read is not lost
+        either.
+        """
+        relay = await self.open()
+        connection, peer = await self.connected(relay)
+        peer.sendall(b"early")
+        peer.shutdown(socket.SHUT_WR)
+        end = End()
+        connection.join(cast(Any, end))
+        await until(lambda: end.ends)
+        assert (end.data, end.ends) == (b"early", ["finish"])
+        connection.write(b"late")
+        connection.finish()
+        assert await in_thread(peer.recv, 100) == b"late"
+        assert await in_thread(peer.recv, 100) == b""
+        await until(lambda: self.receiver.lost)
+        assert (relay.counters.received_bytes, relay.counters.sent_bytes) == (5, 4)
+
+    async def test_a_peer_that_does_not_read_pauses_the_other_end(self) -> None:
+        """As soon as the buffers of the system are full; everything arrives once it reads."""
+        relay = await self.open()
+        connection, peer = await self.connected(relay)
+        end = End()
+        connection.join(cast(Any, end))
+        sent = 0
+        while not end.paused:
+            connection.write(bytes(65_536))
+            sent += 65_536
+            assert sent <= 1 << 25  # the system buffers a few megabytes on loopback
+            await deferLater(reactor, 0)
+        connection.finish()
+
+        def read_all() -> int:
+            return sum(len(data) for data in iter(lambda: peer.recv(1 << 16), b""))
+
+        assert await in_thread(read_all) == sent
+        peer.close()
+        await until(lambda: self.receiver.lost)
+
+    async def test_a_close_delivers_what_was_written(self) -> None:
+        """Though the peer has bytes on the way that nobody will read, which must not turn the end into a reset."""
+        relay = await self.open()
+        connection, peer = await self.connected(relay)
+        connection.join(cast(Any, End()))
+        peer.sendall(b"unread" * 1000)
+        connection.write(b"x" * 300_000)
+        connection.close()
+        received = 0
+        while data := await in_thread(peer.recv, 65_536):
+            received += len(data)
+        assert received == 300_000
+        peer.close()
+        await until(lambda: self.receiver.lost)
+
+    async def test_a_reset_is_carried_across(self) -> None:
+        """It is no orderly end."""
+        relay = await self.open()
+        connection, peer = await self.connected(relay)
+        end = End()
+        connection.join(cast(Any, end))
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        peer.close()
+        await until(lambda: end.ends)
+        assert end.ends == ["abort"]
+        assert self.receiver.lost == [connection]
+
+    async def test_a_peer_that_refuses_is_said_to(self) -> None:
+        """PeerUnreachable, and another attempt is as good as the first."""
+        relay = await self.open()
+        listening = self.listener()
+        peer = self.address_of(listening)
+        listening.close()
+        for _ in range(2):
+            with pytest.raises(PeerUnreachable):
+                await relay.connect(peer)
+
+    async def test_closing_gives_up_what_is_under_way(self) -> None:
+        """An attempt that is not finished fails, and later ones fail at once."""
+        relay = await self.open()
+        listening = self.listener()
+        pending = relay.connect(self.address_of(listening))
+        relay.close()
+        with pytest.raises(PeerUnreachable):
+            await pending
+        with pytest.raises(PeerUnreachable):
+            await relay.connect(self.address_of(listening))
+
+    async def test_the_bandwidth_is_kept_by_reading_slowly(self) -> None:
+        """A connection that used up its limit is not read until it may be again; nothing is dropped."""
+        relay = await self.open()
+        relay.limit = TokenBucket(1_000_000, 65_535, reactor.seconds())
+        connection, peer = await self.connected(relay)
+        end = End()
+        started = reactor.seconds()
+        connection.join(cast(Any, end))
+        await in_thread(peer.sendall, bytes(400_000))
+        await until(lambda: len(end.data) == 400_000)
+        assert reactor.seconds() - started > 0.2
+        assert relay.counters.dropped == 0
+        connection.abort()
+
+    async def test_an_address_that_is_not_ours_is_said_so(self) -> None:
+        """One line that names it, before anything runs."""
+        elsewhere = TransportAddress.parse("192.0.2.1" if self.family is Family.IPV4 else "2001:db8::1", 0)
+        with pytest.raises(ConfigurationError, match=f"{elsewhere.host}.*--relay-address"):
+            TcpPeersFactory().make(reactor, NO_PLANE, RelaySettings((RelayAddress(elsewhere, elsewhere),)))
+
+
+class TcpPeers6Test(TcpPeersTest):
+    """The same over IPv6."""
+
+    family = Family.IPV6
+    address = LOOPBACK6
