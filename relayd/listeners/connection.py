@@ -13,28 +13,38 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol
+from twisted.internet.tcp import Connection
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.config import ListenerSettings
 from relayd.errors import DecodeError
-from relayd.interfaces import IClientPath, IRelayService
+from relayd.interfaces import IRelayService, IStreamPath
 from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.direct_writes import write_now
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.tls_records import write_records
 from relayd.listeners.told_addresses import LOCAL_NETWORK, ToldAddresses
-from relayd.stun.framing import StreamSplitter, channel_frame
+from relayd.stream_end import StreamEnd
+from relayd.stun.framing import CONNECTION_BIND, StreamSplitter, channel_frame
 
 TCP = 6  # IP protocol number
 
 CLOSE_GRACE = 2.0  # seconds for what was written to leave, and for a TLS client's close_notify
 MAX_JOINED = 65_536  # bytes that may wait for the end of a turn; also what a transport of Twisted buffers unpaused
 MAX_OWED = 65_536  # bytes of responses that a client may leave unread on top of that: several hundred of them
+
+_BIND_REFUSED = b"\x01\x1b"  # the type of an error response to ConnectionBind (RFC 6062 section 6.1)
 
 REQUESTS_PER_TURN = 32  # messages that no flow takes, some 20 us each; the rest waits while all others have their turn
 
@@ -77,7 +87,7 @@ class ConnectionHost(typing.Protocol):
         """Tell the operator of what may be a mistake of theirs, once for each topic."""
 
 
-@implementer(IClientPath, IPushProducer)
+@implementer(IStreamPath, IPushProducer)
 class ClientConnection(Protocol):
     """One connection, and the path of its client. Subclasses say how messages lie in its bytes."""
 
@@ -104,6 +114,8 @@ class ClientConnection(Protocol):
         self._source: bytes | None = None
         self._admitted = self._identified = self._receiving = False
         self._paused = self._closing = False
+        self._binding = False  # a ConnectionBind was passed on and not refused: what follows may not be TURN
+        self._data: StreamEnd | None = None  # a client data connection, which it then is until it ends
 
     # --- what the transport calls ---
 
@@ -128,6 +140,8 @@ class ClientConnection(Protocol):
             self._next_turn.cancel()
             self._next_turn = None
         self._leave()
+        if self._data is not None:
+            self._data.lost(reason)
         if self._is_path():
             self._service.path_closed(self)
         self._listener.disconnected(self)
@@ -148,6 +162,12 @@ class ClientConnection(Protocol):
         """See `IClientPath.send`."""
         if self._closing or (self._paused and not self._may_owe(data)):
             return False
+        if self._binding:
+            if self._data is not None:
+                return False
+            if data.startswith(_BIND_REFUSED):
+                self._binding = False
+                self._hold(self._behind_bind())
         self._write(self.framed(data))
         return True
 
@@ -173,13 +193,24 @@ class ClientConnection(Protocol):
 
     def close(self) -> None:
         """Close once everything written is sent, or `CLOSE_GRACE` is over."""
-        if not self._closing:
+        if self._data is not None:
+            self._data.close()
+        elif not self._closing:
             self._hang_up()
 
     @property
     def is_proxy(self) -> bool:
         """Whether who is connected is a proxy that did not say for whom, though it speaks the PROXY protocol."""
         return self._listener.behind_proxy and self._listener.trusts(self.remote)
+
+    def data_connection(self) -> StreamEnd:
+        """See `IStreamPath.data_connection`."""
+        self.flush()  # the answer goes first
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        self._paused = False
+        self._data = self._make_end(transport)
+        return self._data
 
     # --- what the listener calls ---
 
@@ -200,6 +231,8 @@ class ClientConnection(Protocol):
 
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""
+        if self._data is not None:
+            return  # it ends with its allocation, if not before
         if self._closing:
             if now - self._closing_since >= CLOSE_GRACE:
                 self._closing_since = now
@@ -220,6 +253,14 @@ class ClientConnection(Protocol):
     def channel_frame(self, number: int, size: int) -> tuple[bytes, bytes]:
         """What goes before and behind `size` bytes of payload, for `framed` ChannelData."""
         return channel_frame(number, size, padded=self.padded)
+
+    def _make_end(self, transport: Any) -> StreamEnd:
+        """The end of a client data connection, with what came behind the ConnectionBind already."""
+        return StreamEnd(transport, self._listener.clock, half_closes=False)
+
+    def _behind_bind(self) -> list[bytes]:
+        """Messages that came behind a ConnectionBind that was refused."""
+        return []
 
     def _start(self, transport: Any) -> None:
         transport.registerProducer(self, True)
@@ -272,6 +313,9 @@ class ClientConnection(Protocol):
                 self._hold([message, *remaining])
                 break
             self._requests += 1
+            if message.startswith(CONNECTION_BIND):
+                self._binding = True
+                self._pause_reading()
             self._service.receive(self, message)
             if self._closing:
                 break
@@ -279,10 +323,14 @@ class ClientConnection(Protocol):
             flow.relay.send_run(flow.peer, run)
 
     def _hold(self, messages: list[bytes]) -> None:
-        self._held = messages
+        self._held += messages
+        self._pause_reading()
+        if self._next_turn is None:
+            self._next_turn = self._listener.clock.callLater(0, self._go_on)
+
+    def _pause_reading(self) -> None:
         transport: Any = self.transport
         transport.pauseProducing()
-        self._next_turn = self._listener.clock.callLater(0, self._go_on)
 
     def _go_on(self) -> None:
         self._next_turn = None
@@ -292,7 +340,7 @@ class ClientConnection(Protocol):
         self._begin_turn()
         self._take(held)
         self._end_turn()
-        if not self._held and not self._closing:
+        if not self._held and not self._closing and not self._binding:
             transport: Any = self.transport
             transport.resumeProducing()
 
@@ -394,11 +442,44 @@ class StreamClient(ClientConnection):
         self._splitter = StreamSplitter()
         self._began = False
 
+    # --- what Twisted calls for a data connection (IHalfCloseableProtocol) ---
+
+    def readConnectionLost(self) -> None:
+        """The client has said all."""
+        if self._data is not None:
+            self._data.heard_all()
+
+    def writeConnectionLost(self) -> None:
+        """It was told that the peer has."""
+
+    # --- within ---
+
+    def _make_end(self, transport: Any) -> StreamEnd:
+        # Twisted's TLS cannot end one direction alone, and the TCP connection below must not.
+        half_closes = isinstance(transport, Connection)
+        if half_closes:
+            alsoProvides(self, IHalfCloseableProtocol)
+        end = StreamEnd(transport, self._listener.clock, half_closes)
+        rest = self._splitter.rest()
+        if rest:
+            end.received(rest)
+        return end
+
+    def _behind_bind(self) -> list[bytes]:
+        try:
+            return self._splitter.go_on()
+        except DecodeError:
+            self.abort()
+            return []
+
     def _start(self, transport: Any) -> None:
         self._joins = not isinstance(transport, TLSMemoryBIOProtocol)
         super()._start(transport)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._data is not None:
+            self._data.received(data)
+            return
         if not self._ready():
             return
         if not self._began and data:

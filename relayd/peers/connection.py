@@ -79,9 +79,9 @@ class PeerConnection(TwistedProtocol):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._other = None
-        self._relay.lost(self)
-        self._receiver.peer_connection_lost(self)
         self._made.lost(reason)
+        self._receiver.peer_connection_lost(self)
+        self._relay.lost(self)  # last: perhaps we are what the end of everything waits for
 
     # --- IPeerConnection ---
 

@@ -14,6 +14,8 @@ MIN_CHANNEL = 0x4000
 # bits, and nothing else that reaches our ports begins with 0x50 to 0x7F (RFC 7983).
 MAX_CHANNEL = 0x7FFF
 
+CONNECTION_BIND = b"\x00\x0b"  # the type of that request (RFC 6062 section 6.1)
+
 _MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 _CHANNEL_HEADER = struct.Struct("!HH")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
@@ -83,17 +85,30 @@ class StreamSplitter:
 
     ChannelData comes out without its padding. Bytes that can begin neither are a DecodeError as soon as they can be
     told, and the stream is then of no further use.
+
+    Behind a ConnectionBind request it stops: if that is granted, what follows is not TURN (RFC 6062 section 5.4).
     """
 
-    __slots__ = ("_pending",)
+    __slots__ = ("_pending", "stopped")
 
     def __init__(self) -> None:
         self._pending = b""
+        self.stopped = False  # behind a ConnectionBind
 
     @property
     def pending(self) -> int:
         """How many bytes of an incomplete message are held."""
         return len(self._pending)
+
+    def go_on(self) -> list[bytes]:
+        """The ConnectionBind was refused: the messages that came behind it. Raises DecodeError."""
+        self.stopped = False
+        return self.receive(b"")
+
+    def rest(self) -> bytes:
+        """It was granted: what came behind it, and belongs to a peer. No more is to be received here."""
+        rest, self._pending = self._pending, b""
+        return rest
 
     def receive(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes, in order.
@@ -103,6 +118,9 @@ class StreamSplitter:
         """
         if self._pending:
             data = self._pending + data
+        if self.stopped:
+            self._pending = data
+            return []
         messages = []
         at, size = 0, len(data)
         while size - at >= CHANNEL_HEADER_SIZE:
@@ -112,6 +130,11 @@ class StreamSplitter:
                 end = step = at + STUN_HEADER_SIZE + length
                 if length & 3 or not _MAGIC_COOKIE.startswith(data[at + 4 : at + 8]):
                     raise DecodeError("neither STUN nor ChannelData")
+                if step <= size and data[at : at + 2] == CONNECTION_BIND:
+                    self.stopped = True
+                    self._pending = data[end:]
+                    messages.append(data[at:end])
+                    return messages
             elif first < 0x80:
                 end = at + CHANNEL_HEADER_SIZE + length
                 step = end + -length % 4

@@ -11,6 +11,7 @@ from OpenSSL import SSL
 from twisted.internet import reactor as the_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.ssl import Certificate as TrustRoot
@@ -60,12 +61,17 @@ class UdpWire(DatagramProtocol):
         return self._port.stopListening()
 
 
+_BIND_GRANTED = b"\x01\x0b"  # RFC 6062 section 6.1
+
+
 class StreamWire(StreamProtocol):
-    """A TCP or TLS connection."""
+    """A TCP or TLS connection. `raw` gets what comes behind a granted ConnectionBind."""
 
     def __init__(self) -> None:
         self.received: Callable[[bytes], None] = lambda data: None
         self.closed: Deferred[None] = Deferred()
+        self.raw: bytes | None = None
+        self.end = ""  # as `Conversation.end`
         self._splitter = StreamSplitter()
 
     @property
@@ -74,11 +80,28 @@ class StreamWire(StreamProtocol):
         return TransportAddress.parse(host.host, host.port)
 
     def dataReceived(self, data: bytes) -> None:
-        for message in self._splitter.receive(data):
-            self.received(message)
+        if self.raw is not None:
+            self.raw += data
+            return
+        for at in range(len(data)):  # one by one, because what is behind that answer is no TURN
+            for message in self._splitter.receive(data[at : at + 1]):
+                self.received(message)
+                if message.startswith(_BIND_GRANTED):
+                    self.raw = data[at + 1 :]
+                    return
 
     def connectionLost(self, reason: Failure | None = None) -> None:
+        assert reason is not None
+        self.end = "closed" if reason.check(ConnectionDone) else "reset"
         self.closed.callback(None)
+
+    def say_all(self) -> None:
+        """End our direction."""
+        self.transport.loseWriteConnection()  # type: ignore[union-attr]
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self.transport.abortConnection()  # type: ignore[union-attr]
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)  # type: ignore[union-attr]
@@ -159,6 +182,8 @@ class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn 
         self.opened: Deferred[None] = Deferred()
         self.code: int | None = None
         self.outer: TransportAddress | None = None
+        self.raw: bytes | None = None
+        self.end = ""
 
     @property
     def local(self) -> TransportAddress:
@@ -173,10 +198,16 @@ class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn 
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         assert isBinary
+        if self.raw is not None:
+            self.raw += payload
+            return
         self.received(payload)
+        if payload.startswith(_BIND_GRANTED):
+            self.raw = b""
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self.code = code
+        self.end = "closed" if wasClean else "reset"
         if not self.opened.called:
             self.opened.errback(ConnectionError(reason))
         self.closed.callback(None)
@@ -189,6 +220,10 @@ class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn 
         if not self.closed.called:
             self.sendClose()
         return self.closed
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self.transport.abortConnection()
 
 
 class WebSocketWireFactory(WebSocketClientFactory):  # type: ignore[misc]

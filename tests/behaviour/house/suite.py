@@ -51,7 +51,7 @@ class HouseCase(TestCase):
 
     async def stop(self) -> None:
         await self.house.stop()
-        assert self.house.reactor.pending() == [], "a delayed call outlived the relay"
+        assert self.house.reactor.pending() == [], f"delayed calls outlived the relay: {self.house.reactor.pending()}"
         self.house.assert_holds_nothing()
         # The reactor keeps a pipe and a spare descriptor of its own.
         left = {each for each in descriptors() - self.descriptors if "pipe:" not in each and "/dev/null" not in each}

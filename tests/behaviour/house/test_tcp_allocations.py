@@ -1,0 +1,256 @@
+"""TCP allocations through the whole relay (RFC 6062), over every kind of connection that carries them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from relayd.address import AppConnection, TransportAddress
+from relayd.stun import attributes as a
+from relayd.stun.message import Class, Message, Method, decode, encode
+from tests.support.tcp_peer import Conversation, TcpPeer, call
+from tests.support.turn_client import TurnClient, code_of, eventually
+
+from .suite import HouseCase
+
+TCP_ATTRIBUTE = (a.REQUESTED_TRANSPORT, 6)
+MEGABYTE = 1 << 20
+
+
+class TcpAllocationSuite(HouseCase):
+    """The promises. Subclasses say over which connections."""
+
+    __test__ = False
+
+    async def tcp_client(self, username: str = "alice") -> tuple[TurnClient, TransportAddress]:
+        """A client with a TCP allocation, and its relayed address."""
+        client = await self.client(username)
+        await client.greet()
+        answer = await client.ask(Method.ALLOCATE, [TCP_ATTRIBUTE, *self.family_attributes])
+        assert code_of(answer) == 0
+        relayed = answer.get(a.XOR_RELAYED_ADDRESS)
+        assert relayed is not None
+        return client, relayed
+
+    def tcp_peer(self) -> TcpPeer:
+        made = TcpPeer(self.host)
+        self.addCleanup(made.close)
+        return made
+
+    async def connect(self, client: TurnClient, peer: TransportAddress) -> int:
+        """A Connect that succeeds; the CONNECTION-ID."""
+        answer = await client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, peer)])
+        assert code_of(answer) == 0, code_of(answer)
+        number = answer.get(a.CONNECTION_ID)
+        assert number is not None
+        return number
+
+    async def data(self, number: int, username: str = "alice", behind: bytes = b"") -> Any:
+        """A data connection on which that id is bound, and `behind` sent without waiting for the answer."""
+        client = await self.client(username)
+        await client.greet()
+        granted = client.send(client.request(Method.CONNECTION_BIND, [(a.CONNECTION_ID, number)]))
+        if behind:
+            client.wire.write(behind)
+        assert code_of(await granted) == 0
+        await eventually(lambda: client.wire.raw is not None)
+        return client.wire
+
+    async def pair(self) -> tuple[TurnClient, Any, Conversation]:
+        """A control connection, a data connection, and the peer's end of it."""
+        peer = self.tcp_peer()
+        client, relayed = await self.tcp_client()
+        wire = await self.data(await self.connect(client, peer.address))
+        conversation = await peer.next()
+        assert conversation.remote == relayed
+        return client, wire, conversation
+
+    async def test_bytes_go_both_ways(self) -> None:
+        """As they are: a few, many, and none that belong to TURN."""
+        _, wire, conversation = await self.pair()
+        wire.write(b"hello")
+        await conversation.hears(b"hello")
+        conversation.say(b"hello yourself")
+        await eventually(lambda: wire.raw == b"hello yourself")
+        conversation.heard, wire.raw = b"", b""
+        much = os.urandom(MEGABYTE)
+        for at in range(0, MEGABYTE, 50_000):
+            wire.write(much[at : at + 50_000])
+        conversation.say(much)
+        await eventually(lambda: len(wire.raw) + len(conversation.heard) == 2 * MEGABYTE)
+        assert wire.raw == conversation.heard == much
+
+    async def test_bytes_behind_the_bind_are_not_lost(self) -> None:
+        """Those of a client that does not wait for the answer, and those of a peer that spoke before anybody listened
+        (RFC 6062 section 5.4).
+        """
+        peer = self.tcp_peer()
+        client, _ = await self.tcp_client()
+        number = await self.connect(client, peer.address)
+        conversation = await peer.next()
+        conversation.say(b"peer first")
+        wire = await self.data(number, behind=b"\xffclient first")
+        await conversation.hears(b"\xffclient first")
+        await eventually(lambda: wire.raw == b"peer first")
+
+    async def test_a_peer_that_calls(self) -> None:
+        """With permission it is announced and can be bound; without one it is closed."""
+        client, relayed = await self.tcp_client()
+        stranger = await call(relayed)
+        await eventually(lambda: stranger.end in ("all", "closed", "reset"))
+        await stranger.close()
+        announced: list[Message] = []
+        receive = client.wire.received
+
+        def received(data: bytes) -> None:
+            message = decode(data)
+            if message.cls is Class.INDICATION:
+                announced.append(message)
+            else:
+                receive(data)
+
+        client.wire.received = received
+        await client.permit(TransportAddress.parse(self.host, 9))
+        caller = await call(relayed)
+        await eventually(lambda: announced)
+        assert announced[0].method == Method.CONNECTION_ATTEMPT
+        assert announced[0].get(a.XOR_PEER_ADDRESS) == caller.local
+        number = announced[0].get(a.CONNECTION_ID)
+        assert number is not None
+        wire = await self.data(number)
+        caller.say(b"ring")
+        await eventually(lambda: wire.raw == b"ring")
+        await caller.close()
+        await eventually(lambda: wire.end == "closed")
+
+    async def test_a_refused_bind_leaves_the_connection_to_turn(self) -> None:
+        """What came behind it is served as what it is."""
+        client = await self.client()
+        await client.greet()
+        refused = client.send(client.request(Method.CONNECTION_BIND, [(a.CONNECTION_ID, 7)]))
+        behind = client.ask(Method.BINDING)
+        assert code_of(await refused) == 400
+        assert code_of(await behind) == 0
+        assert code_of(await client.allocate(*self.family_attributes)) == 0
+
+    async def test_what_was_sent_before_a_close_arrives(self) -> None:
+        """From either side, and the other end is closed behind it."""
+        _, wire, conversation = await self.pair()
+        wire.write(bytes(MEGABYTE // 2))
+        wire.write(b"last")
+        wire.close()
+        await eventually(lambda: conversation.end != "")
+        assert conversation.heard == bytes(MEGABYTE // 2) + b"last"
+        await conversation.close()
+        _, wire, conversation = await self.pair()
+        conversation.say(bytes(MEGABYTE // 2) + b"last")
+        await conversation.close()
+        await eventually(lambda: wire.end == "closed")
+        assert wire.raw == bytes(MEGABYTE // 2) + b"last"
+
+    async def test_a_reset_of_the_peer_is_no_orderly_end(self) -> None:
+        """The client's connection is reset too."""
+        _, wire, conversation = await self.pair()
+        conversation.reset()
+        await eventually(lambda: wire.end == "reset")
+
+    async def test_a_client_that_is_reset_resets_the_peer(self) -> None:
+        """The peer does not take half a message for a whole one."""
+        _, wire, conversation = await self.pair()
+        wire.abort()
+        await eventually(lambda: conversation.end == "reset")
+
+    async def test_the_end_of_the_allocation_closes_everything(self) -> None:
+        """The data connection and the peer's, when the control connection goes (RFC 6062 section 5.5)."""
+        client, wire, conversation = await self.pair()
+        await client.close()
+        await eventually(lambda: wire.end == "closed")
+        await eventually(lambda: conversation.end != "")
+        assert self.house.sessions() == 0
+
+    async def test_unreachable_and_refused_peers(self) -> None:
+        """447 where nobody listens, 403 where the peer rules say no, 446 for a second one."""
+        client, _ = await self.tcp_client()
+        gone = self.tcp_peer()
+        nobody = gone.address
+        await gone.close()
+        assert code_of(await client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, nobody)])) == 447
+        private = TransportAddress.parse("10.0.0.1" if self.host == "127.0.0.1" else "fd00::1", 80)
+        assert code_of(await client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, private)])) == 403
+        peer = self.tcp_peer()
+        await self.connect(client, peer.address)
+        assert code_of(await client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, peer.address)])) == 446
+
+    async def test_a_foreign_id_is_refused(self) -> None:
+        """Another user cannot bind it, and does not spoil it for its owner."""
+        peer = self.tcp_peer()
+        client, _ = await self.tcp_client()
+        number = await self.connect(client, peer.address)
+        thief = await self.client("bob")
+        await thief.greet()
+        assert code_of(await thief.ask(Method.CONNECTION_BIND, [(a.CONNECTION_ID, number)])) == 400
+        wire = await self.data(number)
+        wire.write(b"mine")
+        await (await peer.next()).hears(b"mine")
+
+    async def test_a_slow_peer_slows_the_client(self) -> None:
+        """The relay keeps no more than its buffers of what is not taken: the rest waits with the sender."""
+        _, wire, conversation = await self.pair()
+        conversation.transport.pauseProducing()  # type: ignore[union-attr]
+        counters = next(iter(self.house.core.sessions())).relays[0][0].counters  # type: ignore[attr-defined]
+        much = bytes(50_000)
+        for _ in range(40 * MEGABYTE // len(much)):
+            wire.write(much)
+        stalled = -1
+        while stalled != counters.sent_bytes:
+            stalled = counters.sent_bytes
+            await eventually(lambda: True)
+            for _ in range(50):
+                await eventually(lambda: True)
+        assert counters.sent_bytes < 30 * MEGABYTE
+        conversation.transport.resumeProducing()  # type: ignore[union-attr]
+        await eventually(lambda: len(conversation.heard) == 40 * MEGABYTE // len(much) * len(much), turns=4000)
+
+    async def test_indications_do_nothing(self) -> None:
+        """A Send indication is for UDP (RFC 6062 section 4.1), and so is a channel."""
+        client, _ = await self.tcp_client()
+        peer = self.tcp_peer()
+        await client.permit(peer.address)
+        client.wire.write(
+            encode(Method.SEND, Class.INDICATION, bytes(12), [(a.XOR_PEER_ADDRESS, peer.address), (a.DATA, b"x")])
+        )
+        assert code_of(await client.bind(0x4000, peer.address)) == 403
+
+
+class TcpTest(TcpAllocationSuite):
+    """Over TCP."""
+
+    __test__ = True
+    kind = AppConnection.TCP
+
+    async def test_one_direction_ends_alone(self) -> None:
+        """A half-close is carried across, both ways."""
+        _, wire, conversation = await self.pair()
+        wire.write(b"question")
+        wire.say_all()
+        await eventually(lambda: conversation.end == "all")
+        assert conversation.heard == b"question"
+        conversation.say(b"answer")
+        conversation.say_all()
+        await eventually(lambda: wire.end == "closed")
+        assert wire.raw == b"answer"
+
+
+class Tcp6Test(TcpAllocationSuite):
+    """Over TCP on IPv6."""
+
+    __test__ = True
+    kind = AppConnection.TCP
+    host = "::1"
+
+
+class TlsTest(TcpAllocationSuite):
+    """Over TLS."""
+
+    __test__ = True
+    kind = AppConnection.TLS
