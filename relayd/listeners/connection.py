@@ -231,8 +231,6 @@ class ClientConnection(Protocol):
 
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""
-        if self._data is not None:
-            return  # it ends with its allocation, if not before
         if self._closing:
             if now - self._closing_since >= CLOSE_GRACE:
                 self._closing_since = now

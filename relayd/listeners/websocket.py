@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Site
@@ -24,6 +24,7 @@ from relayd.listeners.forwarding import Forwarded, read_forwarded
 from relayd.listeners.handshake import VERSION, Handshake, RequestHeaders
 from relayd.listeners.http import WebChannel, WebSite
 from relayd.listeners.liveness import Liveness
+from relayd.stream_end import StreamEnd
 from relayd.stun.framing import split_message
 from relayd.stun.message import MAX_MESSAGE
 
@@ -32,6 +33,7 @@ PING_INTERVAL = 25.0  # seconds: web proxies give up connections on which a serv
 PONG_TIMEOUT = 20.0  # seconds after a ping in which something, not necessarily the pong, has to come
 
 # RFC 6455 section 7.4.1
+NORMAL_CLOSURE = 1000
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 INVALID_PAYLOAD = 1007
@@ -108,6 +110,10 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
         """The connection is gone."""
         self._connectionLost(None)
 
+    def lift_limits(self) -> None:
+        """Take messages of any length: they are passed on piece by piece."""
+        self.maxFramePayloadSize = self.maxMessagePayloadSize = 0
+
     def is_speaking(self) -> bool:
         """Whether no Close frame has been sent or answered yet."""
         return bool(self.state == self.STATE_OPEN)
@@ -161,12 +167,16 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
 
     def onMessageFrameData(self, payload: bytes) -> None:
         # Autobahn would keep a list of the pieces, in which a message of very many very small ones takes megabytes.
-        if not self.failedByMe:
+        if self.failedByMe:
+            return
+        if self._connection.carries_bytes:
+            self._connection.bytes_received(payload)
+        else:
             self._message += payload
 
     def onMessageEnd(self) -> None:
         message, self._message = self._message, bytearray()
-        if self.is_speaking():
+        if self.is_speaking() and not self._connection.carries_bytes:
             self._connection.message_received(bytes(message))
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -197,6 +207,26 @@ def _no_compression(offers: object) -> None:
     """What is relayed is encrypted as a rule; and a small message must not become a large one."""
 
 
+class DataMessages:
+    """A WebSocket as a transport of Twisted's: what is written goes as binary messages, which have no meaning."""
+
+    def __init__(self, connection: WebClient, below: Any) -> None:
+        self._connection = connection
+        self.pauseProducing = below.pauseProducing
+        self.resumeProducing = below.resumeProducing
+        self.registerProducer = below.registerProducer
+        self.unregisterProducer = below.unregisterProducer
+
+    def write(self, data: bytes) -> None:
+        self._connection.write(self._connection.framed(data))
+
+    def loseConnection(self) -> None:
+        self._connection.say_goodbye(NORMAL_CLOSURE)
+
+    def abortConnection(self) -> None:  # noqa: N802
+        self._connection.abort()
+
+
 class WebHost(ConnectionHost, Protocol):
     """What a connection to the site needs of the listener that accepted it."""
 
@@ -221,6 +251,7 @@ class WebClient(ClientConnection):
         self._arrived = False  # anything, since the last sweep
         self._told: TransportAddress | None = None  # the client's address in the path
         self._lingering = 0
+        self._behind: list[bytes] = []  # messages that came behind a ConnectionBind
         self._next_ping = self._give_up = 0.0
 
     # --- what the transport calls ---
@@ -240,6 +271,8 @@ class WebClient(ClientConnection):
             self._http = None
         if self._frames is not None:
             self._frames.lost()
+        if self._data is not None and not self._closing:
+            reason = Failure(ConnectionLost())  # without a Close frame (RFC 6455 section 7.1.5) that is no orderly end
         super().connectionLost(reason)
         self._frames = None  # they refer to each other
         if self._told is not None:
@@ -323,16 +356,28 @@ class WebClient(ClientConnection):
         """Nothing more is to be said, in HTTP or between the frames."""
         self._hang_up()
 
+    @property
+    def carries_bytes(self) -> bool:
+        """Whether it is a client data connection, on which the boundaries of messages mean nothing."""
+        return self._data is not None
+
+    def bytes_received(self, data: bytes) -> None:
+        """A piece of a binary message."""
+        assert self._data is not None  # it was asked for
+        self._data.received(data)
+
     def message_received(self, data: bytes) -> None:
         """A whole binary message."""
-        frames = self._frames
-        assert frames is not None  # it is the one that calls
-        try:
-            messages = split_message(data)
-        except DecodeError:
-            frames.fail(INVALID_PAYLOAD, "not whole STUN or ChannelData messages")
-            return
-        self._serve(messages)
+        if self._binding:
+            self._behind.append(data)
+        else:
+            self._serve(self._split(data))
+
+    def say_goodbye(self, code: int) -> None:
+        """Close with that code behind what was written, once the client has answered, or `CLOSE_GRACE` is over."""
+        if self._frames is not None:
+            self._frames.end(code)
+            self.flush()
 
     def serve(self, messages: list[bytes]) -> None:
         """The messages in several frames."""
@@ -350,11 +395,10 @@ class WebClient(ClientConnection):
 
     def close(self) -> None:
         """Say goodbye, and close once the client has answered, or `CLOSE_GRACE` is over."""
-        if self._frames is None:
+        if self._frames is None or self._data is not None:
             super().close()
         elif not self._closing:
-            self._frames.end(GOING_AWAY)
-            self.flush()
+            self.say_goodbye(GOING_AWAY)
 
     def sweep(self, now: float) -> None:
         """End the connection if it is silent, closing or dead for too long; see that it does not look idle."""
@@ -363,6 +407,28 @@ class WebClient(ClientConnection):
         super().sweep(now)
 
     # --- within ---
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """The messages in one of the WebSocket's; none, and the end of the connection, where it has others."""
+        try:
+            return split_message(data)
+        except DecodeError:
+            frames = self._frames
+            assert frames is not None  # the message came through it
+            frames.fail(INVALID_PAYLOAD, "not whole STUN or ChannelData messages")
+            return []
+
+    def _make_end(self, transport: Any) -> StreamEnd:
+        assert self._frames is not None  # the ConnectionBind came through them
+        self._frames.lift_limits()
+        end = StreamEnd(DataMessages(self, transport), self._listener.clock, half_closes=False)
+        for message in self._behind:
+            end.received(message)
+        return end
+
+    def _behind_bind(self) -> list[bytes]:
+        behind, self._behind = self._behind, []
+        return [message for data in behind for message in self._split(data)]
 
     def _start(self, transport: Any) -> None:
         if self._http is not None:

@@ -254,3 +254,26 @@ class TlsTest(TcpAllocationSuite):
 
     __test__ = True
     kind = AppConnection.TLS
+
+
+class WsTest(TcpAllocationSuite):
+    """Over WebSocket: each end is carried in binary messages, and a close in Close frames."""
+
+    __test__ = True
+    kind = AppConnection.WS
+
+
+class WssTest(TcpAllocationSuite):
+    """Over WebSocket on TLS."""
+
+    __test__ = True
+    kind = AppConnection.WSS
+
+
+class BatchedTest(TcpAllocationSuite):
+    """Beside the other data plane."""
+
+    __test__ = True
+    kind = AppConnection.WS
+    data_plane = "batched"
+    host = "::1"
