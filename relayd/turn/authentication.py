@@ -67,8 +67,8 @@ class Authentication:
             (a.PASSWORD_ALGORITHMS, self._algorithms),
         ]
 
-    def read(self, path: Path, message: Message, now: float) -> Claim:
-        """The credentials of a request, whose proof is yet to be checked.
+    def read(self, path: Path, message: Message, now: float, control: Path | None = None) -> Claim:
+        """The credentials of a request, whose proof is yet to be checked. A nonce for the path `control` is good too.
 
         Raises RemoteError (400, 401, 438), and DecodeError for a malformed attribute, which is a 400 as well.
         """
@@ -87,7 +87,8 @@ class Authentication:
         chosen = self._chosen_algorithm(message, nonce)
         # Deviation: the RFC looks at the nonce last. We look before anything is said about the user, so that whoever
         # holds no nonce of ours costs no look-up, and a client whose nonce expired gets 438 and not a second 401.
-        if not self._nonces.is_valid(nonce, path.client, now):
+        paths = (path,) if control is None else (path, control)
+        if not any(self._nonces.is_valid(nonce, each.client, now) for each in paths):
             raise RemoteError(438)
         # a user that cannot be ours, 401
         if realm != self._realm or (hashed is not None and not self._supports_userhash):

@@ -79,6 +79,11 @@ class PeerConnections:
         """The one whose client data connection that is."""
         return self._by_data_path.get(path)
 
+    def control_path(self, number: int) -> Path | None:
+        """The path of the allocation to which a CONNECTION-ID belongs that is yet to be bound."""
+        connection = self._by_number.get(number)
+        return None if connection is None else connection.allocation.path
+
     # --- beginning ------------------------------------------------------------------------------------------------
 
     def begin(self, allocation: Allocation, peer: TransportAddress) -> PeerConnection:

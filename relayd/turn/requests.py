@@ -152,7 +152,7 @@ class Requests:
 
     def _authenticate(self, transaction: Transaction, now: float) -> None:
         path, message = transaction.path, transaction.message
-        claim = self._authentication.read(path, message, now)
+        claim = self._authentication.read(path, message, now, self._control_path(message))
         allocation = self._allocations.on(path)
         realm = self._settings.realm
         if allocation is not None and not _renews(message) and allocation.credentials.may_be(claim, realm):
@@ -165,6 +165,15 @@ class Requests:
         self._outputs.append(
             out.AuthenticateUser(number, path, realm, claim.algorithm, claim.proof, claim.username, claim.userhash)
         )
+
+    def _control_path(self, message: Message) -> Path | None:
+        """Where the connection comes from that a ConnectionBind is about: deployed clients use the nonce of their
+        control connection on the data connection, and take no challenge there.
+        """
+        if message.method != Method.CONNECTION_BIND:
+            return None
+        number = message.get(a.CONNECTION_ID)
+        return None if number is None else self._allocations.connections.control_path(number)
 
     def _answer_key(self, waiting: _WaitsForKey, result: Any, now: float) -> None:
         transaction, claim = waiting.transaction, waiting.claim

@@ -32,6 +32,8 @@ MODES = {
     "dual": ["-Z", "-e", "127.0.0.1"],
     "ipv6": ["-x", "-e", "::1"],
     "dont-fragment": ["-g", "-e", "127.0.0.1"],
+    "tcp-relay": ["-T"],
+    "tcp-relay-tls": ["-T", "-S"],
     "large-messages": ["-l", "1200", "-e", "127.0.0.1"],
 }
 
@@ -80,6 +82,17 @@ def test_ipv6_all_the_way(server: TurnServer, peer_port: int, mode: str, still_s
 def test_ipv6_client_ipv4_peer(server: TurnServer, peer_port: int, still_serves: None) -> None:
     """The family of the path and the family of the relayed address are independent."""
     assert_no_loss(uclient(server, "-X", "-e", "127.0.0.1", "-r", str(peer_port), host="::1"))
+
+
+def test_peers_that_connect(server: TurnServer, still_serves: None) -> None:
+    """Passive TCP: peers connect to the relayed address (RFC 6062 section 5.3), and what they send arrives.
+
+    The client does not count what its own peers receive, so that against coturn too it reports half of it as lost.
+    """
+    totals = SENT_AND_RECEIVED.findall(uclient(server, "-P"))
+    sent, received = map(int, totals[-1])
+    assert sent >= CLIENTS * MESSAGES
+    assert received * 2 == sent
 
 
 def test_negative_client_to_client(server: TurnServer, still_serves: None) -> None:

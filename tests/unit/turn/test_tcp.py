@@ -127,7 +127,7 @@ def test_connect_bind_and_end(app_connection: AppConnection) -> None:
     finished(shell, client, data)
 
 
-def test_connect_needs_no_permission_but_a_peer_that_may_be_reached() -> None:
+def test_connect_asks_the_peer_rules() -> None:
     """RFC 6062 section 5.2: the peer rules are asked (403), permissions are for peers who call."""
     shell = new_shell()
     client = allocated(shell)
@@ -303,6 +303,19 @@ def test_an_id_is_bound_once_by_its_owner_in_time() -> None:
     shell.advance(BIND_TIMEOUT)
     assert code_of(bind(data_connection(client, 41_006), late)) == 400
     assert list(shell.connections.values()) == [PEER]
+    finished(shell, client)
+
+
+def test_the_nonce_of_the_control_connection_is_good_for_the_data_connection() -> None:
+    """Deployed clients use it there and take no challenge; for another id, and other requests, it is stale."""
+    shell = new_shell()
+    client = allocated(shell)
+    number = connected(client)
+    data = Client(shell, 41_000, app_connection=AppConnection.TCP)
+    data.nonce = client.nonce
+    assert code_of(data.ask(Method.REFRESH)) == 438
+    assert code_of(bind(data, number ^ 1)) == 438
+    assert code_of(bind(data, number)) == 0
     finished(shell, client)
 
 
