@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.tcp import Connection
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from relayd.address import AppConnection
@@ -74,6 +75,8 @@ class Undecided(ClientConnection):
         self._leave()  # first, for the place that we had is the one that it takes
         self.dataReceived = called.dataReceived  # type: ignore[method-assign]
         self.connectionLost = called.connectionLost  # type: ignore[method-assign]
+        if isinstance(transport, Connection):
+            transport.protocol = called  # which may come to take a half-closed connection
         successor.inherit(self)
         called.makeConnection(transport)
         self._listener.disconnected(self)

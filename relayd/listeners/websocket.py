@@ -93,7 +93,8 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
 
     def received(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self.is_speaking() and self.current_frame is None and not self.inside_message:
+        takes_turn = self.is_speaking() and not self._connection.is_bound
+        if takes_turn and self.current_frame is None and not self.inside_message:
             # Autobahn is between two messages: all that it remembers is the beginning of a header.
             waiting = self.data + data
             frames = read_channel_frames(waiting)
@@ -355,6 +356,11 @@ class WebClient(ClientConnection):
     def hang_up(self) -> None:
         """Nothing more is to be said, in HTTP or between the frames."""
         self._hang_up()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether what comes may be a peer's bytes that happen to look like TURN."""
+        return self._binding
 
     @property
     def carries_bytes(self) -> bool:

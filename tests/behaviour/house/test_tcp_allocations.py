@@ -7,6 +7,7 @@ from typing import Any
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.stun import attributes as a
+from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import Class, Message, Method, decode, encode
 from tests.support.tcp_peer import Conversation, TcpPeer, call
 from tests.support.turn_client import TurnClient, code_of, eventually
@@ -79,6 +80,18 @@ class TcpAllocationSuite(HouseCase):
         conversation.say(much)
         await eventually(lambda: len(wire.raw) + len(conversation.heard) == 2 * MEGABYTE)
         assert wire.raw == conversation.heard == much
+
+    async def test_bytes_that_look_like_turn_are_none(self) -> None:
+        """ChannelData, STUN and a ConnectionBind go to the peer as everything else does."""
+        _, wire, conversation = await self.pair()
+        messages = [
+            encode_channel_data(0x4000, b"payload", padded=False),
+            encode(Method.BINDING, Class.REQUEST, bytes(12)),
+            encode(Method.CONNECTION_BIND, Class.REQUEST, bytes(12), [(a.CONNECTION_ID, 7)]),
+        ]
+        for message in messages:
+            wire.write(message)
+        await conversation.hears(b"".join(messages))
 
     async def test_bytes_behind_the_bind_are_not_lost(self) -> None:
         """Those of a client that does not wait for the answer, and those of a peer that spoke before anybody listened
@@ -239,6 +252,12 @@ class TcpTest(TcpAllocationSuite):
         conversation.say_all()
         await eventually(lambda: wire.end == "closed")
         assert wire.raw == b"answer"
+
+
+class MixedTest(TcpTest):
+    """Over TCP, on a port that takes several protocols."""
+
+    mixed = True
 
 
 class Tcp6Test(TcpAllocationSuite):
