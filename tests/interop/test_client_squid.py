@@ -1,4 +1,4 @@
-"""`relayd-client ping` out of a network whose one way out is Squid, which only allows CONNECT to certain ports."""
+"""`relayd-client` out of a network whose one way out is Squid, which only allows CONNECT to certain ports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.behaviour.test_client_forward import (
+    PROGRAM,
+    Application,
+    assert_stopped,
+    command,
+    local_ports,
+    talk,
+    until_ready,
+)
 from tests.support.certificate import Certificate
 from tests.support.ports import free_ports
 from tests.support.servers import PASSWORD, ROOT, USER, TurnServer, assert_clean_end, start_relayd
@@ -49,10 +59,9 @@ def strict_squid(relay: TurnServer) -> Iterator[Squid]:
 
 def ping(certificate: Certificate, *arguments: str, secrets: str = "") -> tuple[int, dict[str, str]]:
     """The status, and the row of each way. `secrets` are the lines of the pipe behind the relay's password."""
-    program = "import sys; from relayd.client.command import main; sys.exit(main())"
     words = ["ping", "--user", USER, "--ca", str(certificate.certificate), "--count", "3", *arguments]
     done = subprocess.run(
-        [sys.executable, "-c", program, *words],
+        [sys.executable, "-c", PROGRAM, *words],
         input=f"{PASSWORD}\n{secrets}",
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -103,6 +112,19 @@ def test_with_a_password(strict_squid: Squid, certificate: Certificate, monkeypa
     monkeypatch.delenv("RELAYD_PROXY_PASSWORD")
     monkeypatch.setenv("https_proxy", f"http://{OFFICE_USER}:let%20me%3A%20out@127.0.0.1:{strict_squid.port}")
     assert ping(certificate, uri)[0] == 0
+
+
+def test_forward(strict_squid: Squid, relay: TurnServer, certificate: Certificate, tmp_path: Path) -> None:
+    """Two UDP applications that know nothing of TURN reach each other from behind Squid, and nothing is left open."""
+    with Application() as peer, Application() as application:
+        uri = f"wss://localhost:{WEB_PORT}"
+        udp = f"0=127.0.0.1:{peer.address[1]}"
+        arguments = ["--ca", str(certificate.certificate), *proxy(strict_squid, OFFICE_USER), uri, "--udp", udp]
+        forward = command(tmp_path, *arguments, RELAYD_PROXY_PASSWORD=OFFICE_PASSWORD)
+        (local,) = local_ports(until_ready(forward))
+        talk(application, local, peer, b"hello")
+        assert_stopped(forward, relay)
+    assert OFFICE_PASSWORD not in forward.output
 
 
 def test_refused(strict_squid: Squid, certificate: Certificate) -> None:
