@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from getpass import getpass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -34,13 +34,6 @@ Clients = Callable[[Any, tuple[Family, ...]], list[TurnClient]]
 
 # A host, perhaps with a port. What begins as a URI does is one, and its errors are its own.
 _HOST = re.compile(r"(?!(?:turns?|wss?):)(?P<host>\[[^\]]*\]|[^\[\]:/?#@\s]+)(?P<port>:[0-9]+)?", re.IGNORECASE)
-
-
-class Way(NamedTuple):
-    """A server's URI, and the proxy that leads there, if one does."""
-
-    uri: TurnUri
-    proxy: HttpProxy | None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,18 +70,20 @@ def clients(options: argparse.Namespace) -> Clients:
     """
     proxy = None if options.proxy in (None, DIRECT) else _proxy(options.proxy)
     uris = [uri for server in options.servers for uri in ways_to(server, through_proxy=proxy is not None)]
+    found = [proxy_from_environment(uri) if options.proxy is None else None for uri in uris]
     trust_root = None if options.ca is None else read_trust_root(options.ca)
     username: str = options.user
     _check("--user", username)
+    # Who got something else wrong is not asked for passwords first.
     password = _secret(options.password_env, "Password: ")
     _check("the password", password)
     if proxy is not None and proxy.username is not None:
-        text = f"Password of {proxy.username} for the proxy: "
-        proxy = proxy.with_user(proxy.username, _secret(options.proxy_password_env, text))
-    ways = [Way(uri, proxy_from_environment(uri) if options.proxy is None else proxy) for uri in uris]
+        prompt = f"Password of {proxy.username} for the proxy: "
+        proxy = proxy.with_user(proxy.username, _secret(options.proxy_password_env, prompt))
+    proxies = [proxy or each for each in found]
     return lambda reactor, families: [
-        TurnClient(reactor, way.uri, username, password, families=families, trust_root=trust_root, proxy=way.proxy)
-        for way in ways
+        TurnClient(reactor, uri, username, password, families=families, trust_root=trust_root, proxy=each)
+        for uri, each in zip(uris, proxies, strict=True)
     ]
 
 

@@ -112,6 +112,14 @@ def test_faults(
     assert "sesame" not in captured.err
 
 
+def test_nobody_is_asked_in_vain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A proxy in the environment that cannot be used is told before a password is asked for."""
+    monkeypatch.setattr("sys.stdin", None)  # nothing can be read
+    monkeypatch.setenv("https_proxy", "socks5://proxy:1080")
+    assert command.main(["ping", "--user", "alice", "wss://example.org"]) == 1
+    assert "https_proxy" in capsys.readouterr().err
+
+
 def test_a_file_without_certificates(tmp_path: Path) -> None:
     """A --ca file that holds no certificate is said so."""
     path = tmp_path / "empty.pem"
