@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.address import TransportAddress
-from relayd.client.relayed import RelayedPort, peer_address
+from relayd.client.relayed import NoBroadcast, RelayedPort, peer_address
 from relayd.core import Entropy
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 
@@ -92,7 +92,7 @@ class _Inlet(DatagramProtocol):
 
 
 @implementer(IUDPTransport)
-class LastingPort:
+class LastingPort(NoBroadcast):
     """What `TurnClient.listen` gives: used as a `RelayedPort`, which its docstrings explain.
 
     What `permit`, `bind` and `connect` asked for holds for all allocations to come. What is written while there is none
@@ -199,15 +199,6 @@ class LastingPort:
             return self._port.stopListening()
         self._living.cancel()
         return succeed(None)
-
-    def getBroadcastAllowed(self) -> bool:
-        """Never."""
-        return False
-
-    def setBroadcastAllowed(self, enabled: Any) -> None:
-        """Raises ServerUnavailable if `enabled`: no relay sends to everybody."""
-        if enabled:
-            raise ServerUnavailable("a relay does not broadcast")
 
     # --- from one allocation to the next ----------------------------------------------------------------------------
 

@@ -21,8 +21,21 @@ from relayd.turn.client_outputs import Allocated
 _PORT_UNREACHABLE = {Family.IPV4: (3, 3), Family.IPV6: (1, 4)}  # ICMP type and code
 
 
+class NoBroadcast:
+    """What sockets have, in IUDPTransport, and relays do not."""
+
+    def getBroadcastAllowed(self) -> bool:
+        """Never."""
+        return False
+
+    def setBroadcastAllowed(self, enabled: Any) -> None:
+        """Raises ServerUnavailable if `enabled`: no relay sends to everybody."""
+        if enabled:
+            raise ServerUnavailable("a relay does not broadcast")
+
+
 @implementer(IUDPTransport)
-class RelayedPort(Owner):
+class RelayedPort(NoBroadcast, Owner):
     """What `TurnClient.allocate` gives. Peers are (host, port) with the host an IP address in text.
 
     A permission is asked for when a datagram is first sent to a peer; one who only listens calls `permit`. `bind`
@@ -134,17 +147,6 @@ class RelayedPort(Owner):
             refused = getattr(self._protocol, "connectionRefused", None)
             if refused is not None:
                 refused()
-
-    # --- what sockets have and relays do not ------------------------------------------------------------------------
-
-    def getBroadcastAllowed(self) -> bool:
-        """Never."""
-        return False
-
-    def setBroadcastAllowed(self, enabled: Any) -> None:
-        """Raises ServerUnavailable if `enabled`: no relay sends to everybody."""
-        if enabled:
-            raise ServerUnavailable("a relay does not broadcast")
 
 
 def peer_address(host: str, port: int) -> TransportAddress:

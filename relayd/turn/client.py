@@ -41,6 +41,9 @@ KEEPALIVE = 20.0  # seconds of silence after which a NAT or a proxy may forget u
 # Seconds without a word from the server until it is asked for one. A server that restarted or a network that is gone
 # say nothing, and proxies cut what is silent in their direction for 60.
 SILENCE = 45.0
+# Seconds without a word from the server after which no request is made any more over UDP. The allocation may be there
+# still, but nothing tells a network that is away from one that was left: from there this socket reaches nobody.
+OUTAGE = 120.0
 # Deviation: RFC 8489 section 6.2.1 would have a request wait for 39.5 s, and nobody waits so long to leave.
 CLOSE_PATIENCE = 3.0  # seconds: three transmissions. What is not deleted by then expires by itself.
 
@@ -226,10 +229,11 @@ class TurnClientCore:
         self._lasts(message, now)
 
     def _not_refreshed(self, error: RelaydError, now: float) -> None:
-        # Over UDP an allocation outlives a time without a network: as long as it may be there still, silence is no
-        # reason to give it up. Any other connection that is silent for that long does not come back.
-        is_patient = self._settings.app_connection is AppConnection.UDP and now + MIN_REFRESH < self._expires
-        if is_patient and isinstance(error, ServerUnavailable):
+        # Over UDP an allocation outlives a time without a network. Any other connection that is silent for so long does
+        # not come back.
+        is_udp = self._settings.app_connection is AppConnection.UDP
+        until = min(self._expires, self._heard_at + OUTAGE) if is_udp else now
+        if isinstance(error, ServerUnavailable) and now + MIN_REFRESH < until:
             self._deadlines.set(_Due.REFRESH, now + MIN_REFRESH)
         else:
             self._failed(error, now)
