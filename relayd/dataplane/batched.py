@@ -22,7 +22,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -160,8 +160,7 @@ class BatchedRelay(Relay):
         if self.limit is not None or self.closed or len(peer.ip) != len(self.address.ip):
             super().send_run(peer, payloads)
             return
-        for size, group in groupby(payloads, len):
-            run = list(group)
+        for size, run in _by_size(payloads):
             most = min(SLOTS, RUN_BYTES // size) if 0 < size <= self.run_most else 1
             for start in range(0, len(run), most):
                 piece = run[start : start + most]
@@ -170,7 +169,7 @@ class BatchedRelay(Relay):
                 else:
                     self._send_segments(peer, piece, size)
 
-    def _send_segments(self, peer: TransportAddress, run: list[bytes], size: int) -> None:
+    def _send_segments(self, peer: TransportAddress, run: Sequence[bytes], size: int) -> None:
         neighbour: Any = self.neighbours.get(peer)
         if neighbour is not None:
             flow = neighbour.flow_from(self)
@@ -195,7 +194,7 @@ class BatchedRelay(Relay):
         """The flow for what another relay sends here, if a run of it may pass at once."""
         return self.flows.get(sender.key) if self.limit is None and self.waiting is None else None
 
-    def take_run(self, flow: Flow, run: list[bytes], size: int) -> None:
+    def take_run(self, flow: Flow, run: Sequence[bytes], size: int) -> None:
         """From another relay of this plane, for the client of `flow_from`: payloads of `size` bytes, at most 65,000."""
         route: Any = flow.plane_state
         if route is None:
@@ -282,7 +281,7 @@ class BatchedRelay(Relay):
         for start in range(first, first + count, most):
             self._pass_run_down(flow, inbox.payloads(start, min(most, first + count - start), size), size)
 
-    def _pass_run_down(self, flow: Flow, payloads: list[bytes], size: int) -> None:
+    def _pass_run_down(self, flow: Flow, payloads: Sequence[bytes], size: int) -> None:
         """To the connection of a client that is on none of the plane's ports. There is no limit."""
         passed = 0
         try:
@@ -520,7 +519,14 @@ class BatchedPlane(DataPlane):
         return inboxes[name_size]
 
 
-def _try_segments(opened: socket.socket, parts: list[bytes], size: int, to: TransportAddress) -> int:
+def _by_size(payloads: Sequence[bytes]) -> Iterable[tuple[int, Sequence[bytes]]]:
+    """Neighbours of one size together, with their size. Mostly all are of one, and that is quicker found out so."""
+    if len(set(map(len, payloads))) == 1:
+        return [(len(payloads[0]), payloads)]
+    return ((size, list(group)) for size, group in groupby(payloads, len))
+
+
+def _try_segments(opened: socket.socket, parts: Sequence[bytes], size: int, to: TransportAddress) -> int:
     """Send the parts joined and cut every `size` bytes. 0, or the errno."""
     control = [(SOL_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
     sockaddr = to_sockaddr(to)
