@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.client import raise_descriptor_limit
 from bench.errors import BenchError
 from bench.report import Figure, number, ratio, table, verdict
-from bench.rows import BASELINE, ORDINARY, ROWS, SUBJECT, Row, Sample
+from bench.rows import BASELINE, ORDINARY, ROWS, SUBJECT, UNBRIDGED, Row, Sample
 from bench.servers import Server, given_server, pinned, start_coturn, start_relayd
 
 DEFAULT_SECONDS = 2.0
@@ -100,6 +100,7 @@ def _side_by_side(given: argparse.Namespace, rows: Sequence[Row], directory: Pat
     starts: Starts = {
         BASELINE: partial(start_coturn, given.server_core),
         ORDINARY: partial(start_relayd, given.server_core, data_plane=given.data_plane, web="ordinary", name=ORDINARY),
+        UNBRIDGED: partial(start_relayd, given.server_core, data_plane="unbridged", name=UNBRIDGED),
         SUBJECT: partial(start_relayd, given.server_core, data_plane=given.data_plane),
     }
     rounds, seconds = _length(given)

@@ -148,7 +148,7 @@ class Fleet:
         sends: list[Send] = []
         for run in runs(order, CHUNK):
             batch = SendBatch([Datagram(payload * len(run), self.clients[run[0]].allocation.relayed, segment=size)])
-            sends.append(_counted(batch, self.peer.fileno(), len(run)))
+            sends.append(counted(batch, self.peer.fileno(), len(run)))
         return sends
 
     # --- whether it arrives -------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def _stream_send(sock: socket.socket, frames: Sequence[bytes]) -> Send:
     return send
 
 
-def _counted(batch: SendBatch, fd: int, packets: int) -> Send:
+def counted(batch: SendBatch, fd: int, packets: int) -> Send:
     return lambda: batch.send(fd) * packets
 
 

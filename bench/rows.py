@@ -12,14 +12,17 @@ from bench import accounting
 from bench.cycles import run_cycles
 from bench.fleet import Fleet, Transport, bursts, interleaved
 from bench.latency import Beside, RoundTrips, round_trips
+from bench.pairs import Pairs
 from bench.report import percentile
 from bench.traffic import Flowed, full_rate, paced, sink_for
 
 if TYPE_CHECKING:
     from bench.servers import Server
 
-BASELINE, ORDINARY, SUBJECT = "coturn", "autobahn", "relayd"
-"""What is compared: coturn, a relayd whose WebSocket is Autobahn's ordinary path, and relayd as it is."""
+BASELINE, ORDINARY, UNBRIDGED, SUBJECT = "coturn", "autobahn", "unbridged", "relayd"
+"""What is compared: coturn; a relayd whose WebSocket is Autobahn's ordinary path; one that does not bridge; and relayd
+as it is.
+"""
 WINDOWS = {200: 256, 1200: 96}
 """Packets on their way at full rate, by payload size: no server runs dry, and its socket buffer holds them."""
 LATENCY_PERCENTILES = (50, 90, 99)
@@ -85,6 +88,14 @@ def relay_cost(
     if server.pid and sample.facts["busy"] < LEAST_BUSY:
         sample.invalid = sample.invalid or f"generator too slow (server busy {sample.facts['busy']:.0%})"
     return sample
+
+
+def across_cost(server: Server, seconds: float, *, transport: Transport) -> Sample:
+    """CPU time per packet from client to client of one relay at full rate: 5 pairs, 200 bytes, bursts of 32."""
+    with Pairs.of(server, 10, transport) as pairs:
+        run = partial(full_rate, pairs.across(200, bursts(10)), window=WINDOWS[200])
+        run(sink_for(pairs, "across", 200), seconds=WARM_SECONDS)
+        return _cost(server, lambda: run(sink_for(pairs, "across", 200), seconds=seconds))
 
 
 def paced_cost(server: Server, seconds: float, *, direction: str) -> Sample:
@@ -207,9 +218,18 @@ def _relay_row(
     return Row(name, title, "us/packet", measure, goals, transport=transport, needs_pid=False, baseline=baseline)
 
 
+def _across_row(transport: Transport) -> Row:
+    title = f"{transport.upper()} to {transport.upper()}, 200 B, 5 pairs on one relay, bursts of 32 (unbridged)"
+    measure = partial(across_cost, transport=transport)
+    return Row(
+        f"{transport}-across-200", title, "us/packet", measure, {"cpu": 0.6}, transport=transport, baseline=UNBRIDGED
+    )
+
+
 _WAYS = ("up", "down", "echo")
 _STREAMS: tuple[tuple[Transport, float], ...] = (("tcp", 1.5), ("tls", 2.0), ("ws", 2.0), ("wss", 2.0))
 """With their goals; coturn, which speaks no WebSocket, is measured over the stream below it."""
+_ACROSS: tuple[Transport, ...] = ("udp", "ws")
 ROWS: tuple[Row, ...] = (
     *(_relay_row(way, 200, 10, None if way == "echo" else 0.9) for way in _WAYS),
     *(_relay_row(way, 1200, 10, None) for way in _WAYS),
@@ -226,6 +246,7 @@ ROWS: tuple[Row, ...] = (
     ),
     *(_relay_row(way, 200, 10, goal, transport) for transport, goal in _STREAMS for way in ("up", "down")),
     *(_relay_row(way, 200, 10, 0.35, "ws", ORDINARY) for way in ("up", "down")),
+    *(_across_row(transport) for transport in _ACROSS),
     Row("cycles", "401, Allocate, CreatePermission, Refresh(0)", "us/cycle", cycle_cost, {"cpu": 4.0}),
     Row("memory", f"idle allocation ({IDLE_ALLOCATIONS:,} of them)", "KB", idle_memory, {"memory": 0.5}, fresh=True),
     Row(

@@ -27,6 +27,8 @@ def test_the_goals_are_those_that_were_set() -> None:
         **{f"{transport}-{way}-200": {"cpu": 2.0} for transport in ("tls", "ws", "wss") for way in ("up", "down")},
         "ws-up-200-autobahn": {"cpu": 0.35},
         "ws-down-200-autobahn": {"cpu": 0.35},
+        "udp-across-200": {"cpu": 0.6},
+        "ws-across-200": {"cpu": 0.6},
         "cycles": {"cpu": 4.0},
         "memory": {"memory": 0.5},
         "latency": {"p50": 1.5},

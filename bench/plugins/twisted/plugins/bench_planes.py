@@ -1,0 +1,5 @@
+"""What the bench's own relayd can do besides."""
+
+from bench.unbridged import UnbridgedPlaneFactory
+
+unbridged = UnbridgedPlaneFactory()
