@@ -18,11 +18,10 @@ from relayd.address import TransportAddress
 from relayd.errors import DecodeError
 from relayd.listeners.handshake import RequestHeaders
 
-# RFC 7239 section 4, with the token and the quoted-string of RFC 9110 section 5.6
-_PAIR = re.compile(
-    rb"""[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|"((?:[^"\\]|\\.)*)"))?[ \t]*(;|,|$)""",
-    re.DOTALL,
-)
+# RFC 7239 section 4, with the token and the quoted-string of RFC 9110 section 5.6. Nothing is given back once it has
+# matched (the + behind), or a header of blanks would be tried in as many ways as the square of its length.
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_PAIR = re.compile(rb"[ \t]*+(?:(%b)=(?:(%b)|\"((?:[^\"\\]|\\.)*+)\"))?+[ \t]*+(;|,|\Z)" % (_TOKEN, _TOKEN), re.DOTALL)
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 # RFC 7239 section 6: an address, in brackets if it is IPv6, and a port, which may be hidden. IPv6 without either is
 # what X-Forwarded-For has.

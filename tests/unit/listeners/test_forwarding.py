@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +142,15 @@ def test_both_headers_of_one_proxy() -> None:
 def test_whether_the_client_came_over_tls(lines: list[str], secure: bool | None) -> None:
     """The scheme counts that goes with the client's hop; a single one goes with all; of too many, the nearest one."""
     assert read(*lines).secure is secure
+
+
+@pytest.mark.parametrize("piece", [" ", "a", ",", ";", "a=b,", 'a="', "\\\\", "10.0.0.1,"])
+def test_long_headers_take_no_time(piece: str) -> None:
+    """A header as long as they may be is read in one go: trying all ways to read it would take this test minutes."""
+    for text in (piece * (16_000 // len(piece)), f"for=198.51.100.7;{piece * (16_000 // len(piece))}\x01"):
+        for name in ("Forwarded", "X-Forwarded-For"):
+            with suppress(DecodeError):
+                read(f"{name}: {text}")
 
 
 _TEXT = st.text('0123456789abcdef.:[],;="\\_ fory', max_size=60)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection, TransportAddress
@@ -234,6 +234,17 @@ def test_behind_a_proxy() -> None:
         connected, _ = bench.connect(PROXY)
         connected.dataReceived(handshake(f"X-Forwarded-For: {host}") + frame(BINARY, BINDING))
         assert bench.service.received[-1][0].path.client.host == host
+
+
+def test_a_unix_socket() -> None:
+    """Clients without an address are told apart, whatever they speak; a proxy may name them."""
+    bench = MixedBench("unix:/run/any", UNIXAddress("/run/any"))
+    assert bench.listener.description == "tcp/ws unix:/run/any"
+    for stream in (BINDING, handshake() + frame(BINARY, BINDING), handshake("X-Forwarded-For: 203.0.113.9"), BINDING):
+        bench.connect(UNIXAddress(None), UNIXAddress("/run/any"))[0].dataReceived(stream)
+    paths = {client.path for client in bench.listener._clients}
+    assert len(paths) == 4
+    assert {path.client.host for path in paths} == {"100::1", "100::2", "100::3", "203.0.113.9"}
 
 
 def test_a_websocket_lives_on() -> None:
