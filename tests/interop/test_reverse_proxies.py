@@ -49,9 +49,10 @@ class Relay:
         )
 
     def log_of(self, relayed: wire.Address) -> list[dict[str, Any]]:
-        """The lines about the allocation with that relayed address."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines()]
-        return [line for line in lines if f"{relayed[0]}:{relayed[1]}" in line["relayed"]]
+        """The lines about the last allocation with that relayed address, which earlier ones may have had too."""
+        lines = [json.loads(line) for line in self._log.read_text().split("\n")[:-1]]  # whole lines only
+        sessions = [line["session"] for line in lines if f"{relayed[0]}:{relayed[1]}" in line["relayed"]]
+        return [line for line in lines if line["session"] == sessions[-1]]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_close_codes_get_through(proxy: ReverseProxy, relay: Relay) -> None:
         with pytest.raises(Closed) as closed:
             client.receive()
         assert closed.value.code == 1003
-    relay.server.process.wait_until(lambda: len(relay.log_of(relayed)) == 2, PEER_PATIENCE)
+    assert relay.server.process.wait_until(lambda: len(relay.log_of(relayed)) == 2, PEER_PATIENCE)
     assert relay.log_of(relayed)[-1]["reason"] == "connection-closed"
 
 
@@ -162,7 +163,7 @@ def test_a_client_that_leaves(proxy: ReverseProxy, relay: Relay) -> None:
     """When a client's connection to the proxy is gone, so is its allocation, at once."""
     with connect(proxy, relay, source=CLIENT) as client:
         relayed = relayed_through(client)
-    relay.server.process.wait_until(lambda: len(relay.log_of(relayed)) == 2, PEER_PATIENCE)
+    assert relay.server.process.wait_until(lambda: len(relay.log_of(relayed)) == 2, PEER_PATIENCE)
     assert relay.log_of(relayed)[-1]["reason"] == "connection-closed"
 
 
