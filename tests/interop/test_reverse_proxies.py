@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ FORGED = {
 class Relay:
     """relayd with a listener for each kind of proxy, and its log."""
 
-    def __init__(self, directory: Path, certificate: Certificate) -> None:
+    def __init__(self, directory: Path, certificate: Certificate, socket_directory: Path) -> None:
         self.upstream = Upstream(free_ports(), free_ports(), certificate)
+        self.unix_socket = socket_directory / "web.sock"
         self._log = directory / "allocations.json"
         keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
         self.server: TurnServer = start_relayd(
@@ -44,6 +46,7 @@ class Relay:
             certificate,
             f"--listen=web=tcp:{self.upstream.plain}:interface=127.0.0.1",
             f"--listen=web=haproxy:ssl:{self.upstream.passthrough}:interface=127.0.0.1:{keys}",
+            f"--listen=web=unix:{self.unix_socket}",
             "--trust-proxy=127.0.0.1",
             f"--observe=json:{self._log}",
         )
@@ -57,9 +60,12 @@ class Relay:
 
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Relay]:
-    made = Relay(tmp_path_factory.mktemp("relay"), certificate)
-    yield made
-    assert_clean_end(made.server)
+    # nginx changes to another user, who cannot enter a directory of pytest's.
+    with tempfile.TemporaryDirectory(prefix="relayd-tests-") as name:
+        Path(name).chmod(0o755)
+        made = Relay(tmp_path_factory.mktemp("relay"), certificate, Path(name))
+        yield made
+        assert_clean_end(made.server)
 
 
 @pytest.fixture(scope="module", params=[*ENDING_TLS, *PASSING_TLS])
@@ -165,6 +171,22 @@ def test_a_client_that_leaves(proxy: ReverseProxy, relay: Relay) -> None:
         relayed = relayed_through(client)
     assert relay.server.process.wait_until(lambda: len(relay.log_of(relayed)) == 2, PEER_PATIENCE)
     assert relay.log_of(relayed)[-1]["reason"] == "connection-closed"
+
+
+def test_a_unix_socket(relay: Relay, peer: socket.socket, tmp_path: Path) -> None:
+    """Between a proxy and the relay on one host a Unix socket does, too, and is trusted with the client's address."""
+    changes = {f"http://127.0.0.1:{relay.upstream.plain}": f"http://unix:{relay.unix_socket}:"}
+    proxy = start_nginx(tmp_path, relay.upstream, changes)
+    try:
+        with connect(proxy, relay, source=CLIENT, headers=FORGED) as client:
+            granted = client.allocate()
+            assert granted.error == 0
+            assert granted.address(wire.XOR_MAPPED_ADDRESS)[0] == CLIENT
+            relayed = granted.address(wire.XOR_RELAYED_ADDRESS)
+            check_traffic(client, relayed, peer)
+    finally:
+        proxy.process.kill()
+    assert relay.log_of(relayed)[0]["app_connection"] == "wss"
 
 
 def test_pages_of_others(proxy: ReverseProxy, relay: Relay) -> None:

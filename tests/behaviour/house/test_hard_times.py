@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from relayd.address import AppConnection
-from relayd.listeners.websocket import PING_INTERVAL
-from tests.behaviour.house.suite import HouseCase, HouseSuite, certificate
+from relayd.listeners.websocket import PING_INTERVAL, PONG_TIMEOUT
+from tests.behaviour.house.suite import NUMBER, HouseCase, HouseSuite, certificate
 from tests.support.byte_proxy import ByteProxy, Passage, at_once, held_back, in_pieces
 from tests.support.house import USERS
 from tests.support.turn_client import TurnClient, code_of, eventually, pause
@@ -22,8 +21,7 @@ class ProxiedCase(HouseCase):
 
     kind = AppConnection.WS
 
-    @staticmethod
-    def passage() -> Passage:
+    def passage(self) -> Passage:
         return at_once()
 
     def setUp(self) -> None:
@@ -37,8 +35,7 @@ class ProxiedCase(HouseCase):
 
     def proxy(self, kind: AppConnection, host: str) -> ByteProxy:
         if (kind, host) not in self.proxies:
-            make: Callable[[], Passage] = self.passage
-            self.proxies[kind, host] = ByteProxy(self.house.address(kind, host), make, self.house.reactor)
+            self.proxies[kind, host] = ByteProxy(self.house.address(kind, host), self.passage, self.house.reactor)
         return self.proxies[kind, host]
 
     async def client(
@@ -56,8 +53,7 @@ class ProxiedCase(HouseCase):
 class CutWsTests(HouseSuite, ProxiedCase):
     """A proxy that splits what it passes on at odd places."""
 
-    @staticmethod
-    def passage() -> Passage:
+    def passage(self) -> Passage:
         return in_pieces(ODD)
 
 
@@ -72,13 +68,54 @@ class CutWssTests(CutWsTests):
 class HeldBackWsTests(HouseSuite, ProxiedCase):
     """One that keeps what comes for a while, and passes it on in one piece."""
 
-    @staticmethod
-    def passage() -> Passage:
+    def passage(self) -> Passage:
         return held_back(turns=20, most=16_384)
 
 
 class HeldBackBatchedWsTests(HeldBackWsTests):
     data_plane = "batched"
+
+
+class StalledTests(ProxiedCase):
+    """One that passes nothing on for a while, as a phone in a tunnel has it, and then everything."""
+
+    def passage(self) -> Passage:
+        return lambda waiting: 0 if self.is_stalled else waiting
+
+    def setUp(self) -> None:
+        self.is_stalled = False
+        super().setUp()
+
+    async def stall(self, seconds: int) -> None:
+        self.is_stalled = True
+        for _ in range(seconds):
+            self.house.reactor.advance(1)
+            await pause(0.002)
+
+    async def test_a_stall_is_survived(self) -> None:
+        """What was under way when a proxy stalled arrives once it goes on, in order, and the session is as it was."""
+        peer = self.peer()
+        client, relayed = await self.bound(peer)
+        self.is_stalled = True
+        for number in range(5):
+            client.channel_data(NUMBER, b"up %d" % number)
+            peer.write(b"down %d" % number, relayed)
+        await self.stall(int(PONG_TIMEOUT) - 2)
+        self.is_stalled = False
+        for number in range(5):
+            assert await peer.next() == (b"up %d" % number, relayed)
+            assert await client.next_data() == (NUMBER, b"down %d" % number)
+        assert code_of(await client.refresh(600)) == 0
+        assert self.house.end_reasons == []
+
+    async def test_a_stall_without_end(self) -> None:
+        """Where it never goes on the session is over once a ping stays without an answer, and nothing is kept of it."""
+        client, _ = await self.bound(self.peer())
+        await self.stall(int(PING_INTERVAL + PONG_TIMEOUT) + 2)
+        assert self.house.end_reasons == ["connection-closed"]
+        self.house.assert_holds_nothing()
+        self.is_stalled = False
+        await patiently(client.wire.closed)
 
 
 class IdleTests(ProxiedCase):
