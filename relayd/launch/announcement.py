@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import urlencode
 
 from relayd import __version__
 from relayd.address import AppConnection, Family, TransportAddress
-from relayd.config import RelayAddress
+from relayd.config import LOOPBACK, RelayAddress
 from relayd.interfaces import IListener
 from relayd.launch.defaults import OneUser
 from relayd.turn.peer_rules import Network
@@ -55,6 +56,7 @@ def announcement(
     if one_user is not None:
         lines.append("relayd: no --auth was given, so there is one user, for this run; as an entry of iceServers:")
         lines.append(ice_server(uris, one_user.username, one_user.credential))
+        lines += [f"relayd: see it relay at {url}" for url in demo_urls(listeners, relays, one_user)[:1]]
     elif uris:
         lines.append(f"relayd: clients reach it at {' '.join(uris)}")
     return [*lines, READY]
@@ -89,16 +91,32 @@ def status_urls(
     listeners: Iterable[IListener], relays: Sequence[RelayAddress], status_from: Sequence[Network]
 ) -> list[str]:
     """Where those that `status_from` lets in read the status page: on this host, if it is one of them."""
-    urls = []
+    return [f"{scheme}://{address}/" for scheme, address in _sites(listeners, relays, status_from) if status_from]
+
+
+def demo_urls(listeners: Iterable[IListener], relays: Sequence[RelayAddress], user: OneUser) -> list[str]:
+    """The demo page, with the user's credentials behind the #, which browsers send to nobody."""
+    fragment = urlencode({"username": user.username, "credential": user.credential})
+    return [
+        f"{scheme}://{address}/demo#{fragment}"
+        for scheme, address in _sites(listeners, relays, LOOPBACK)
+        # Its keys need WebCrypto, which browsers give to no other page without TLS.
+        if scheme == "https" or _is_in(address, LOOPBACK)
+    ]
+
+
+def _sites(
+    listeners: Iterable[IListener], relays: Sequence[RelayAddress], preferred: Sequence[Network]
+) -> Iterator[tuple[str, TransportAddress]]:
+    """Scheme and address of each site: as it is on this host if that is in `preferred`, else as clients know it."""
     for listener in listeners:
-        if listener.kind not in _SITES or not status_from:
+        if listener.kind not in _SITES:
             continue
         scheme = "https" if AppConnection(listener.app_connection) in _SECURE else "http"
         here = [_from_here(address) for address in listener.addresses]
-        address = next((each for each in here if _is_in(each, status_from)), _reachable(listener.addresses, relays))
+        address = next((each for each in here if _is_in(each, preferred)), _reachable(listener.addresses, relays))
         if address is not None:
-            urls.append(f"{scheme}://{address}/")
-    return urls
+            yield scheme, address
 
 
 def ice_server(uris: Sequence[str], username: str, credential: str) -> str:

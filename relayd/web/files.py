@@ -28,13 +28,17 @@ POLICY = (
 class StaticFile(Resource):
     """One file of `relayd/web/static`. Browsers keep it and ask whether it has changed."""
 
-    def __init__(self, name: str, policy: bytes = POLICY) -> None:
-        """`policy` is the Content-Security-Policy, which is sent with whatever kind of file it is."""
+    def __init__(self, name: str, policy: bytes = POLICY, *, is_shared: bool = False) -> None:
+        """`policy` is the Content-Security-Policy, which is sent with whatever kind of file it is.
+
+        `is_shared` is whether pages of other sites may use the file.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self._body = (files("relayd.web") / "static" / name).read_bytes()
         self._type = TYPES[name.rpartition(".")[2]]
         self._tag = b'"%s"' % sha256(self._body).hexdigest()[:20].encode("ascii")
         self._policy = policy
+        self._is_shared = is_shared
 
     def render(self, request: Any) -> bytes:
         refusal = refuse_method(request)
@@ -44,9 +48,11 @@ class StaticFile(Resource):
             b"content-type": self._type,
             b"content-security-policy": self._policy,
             b"referrer-policy": b"no-referrer",
-            b"cross-origin-resource-policy": b"same-origin",
+            b"cross-origin-resource-policy": b"cross-origin" if self._is_shared else b"same-origin",
             b"cache-control": b"no-cache",
         }
+        if self._is_shared:
+            headers[b"access-control-allow-origin"] = b"*"  # modules are loaded with CORS
         for name, value in headers.items():
             request.setHeader(name, value)
         if request.setETag(self._tag) is CACHED:

@@ -8,6 +8,7 @@ from twisted.web.resource import Resource
 
 from relayd.config import ListenerSettings
 from relayd.web.access import ForOperator
+from relayd.web.demo import add_demo
 from relayd.web.files import StaticFile
 from relayd.web.metrics import Metrics
 from relayd.web.status import StatusDocument
@@ -18,6 +19,7 @@ def make_pages(settings: ListenerSettings) -> Resource:
     """The root of the site; the listener adds where it speaks TURN."""
     root = PlainText(HTTPStatus.NOT_FOUND, "There is nothing here.\n")
     root.putChild(b"healthz", PlainText(HTTPStatus.OK, "ok\n"))
+    add_demo(root)
     if settings.status is not None and settings.status_from:
         _add_status(root, settings)
     return root
@@ -33,5 +35,5 @@ def _add_status(root: Resource, settings: ListenerSettings) -> None:
     }
     for path, page in pages.items():
         root.putChild(path, ForOperator(settings.status_from, page))
-    for name in ("status.css", "status.js", "plot.js", "favicon.svg"):
+    for name in ("status.css", "status.js", "plot.js"):
         root.putChild(name.encode("ascii"), StaticFile(name))

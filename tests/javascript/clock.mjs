@@ -16,6 +16,11 @@ export class Clock {
     test.after(() => Object.assign(globalThis, {setTimeout, clearTimeout}));
   }
 
+  /** Milliseconds since the beginning. */
+  get now() {
+    return this.#now;
+  }
+
   /** How many timers are armed: none, once all is closed. */
   get pending() {
     return this.#timers.size;

@@ -79,24 +79,6 @@ test("what the relay refuses has its code", live, async () => {
   await closed(socket);
 });
 
-test("a sender that is too fast is told so, and goes on when the buffer has drained", live, async () => {
-  const {peer, close} = await echo("127.0.0.1");
-  const socket = await (await open()).allocate();
-  await socket.bind(peer);
-  const data = new Uint8Array(1000);
-  while (socket.send(data, peer)) assert.ok(socket.bufferedAmount <= 1_048_576);
-  assert.equal(socket.dropped, 1);
-  await once(socket, "bufferedamountlow");
-  assert.equal(socket.bufferedAmount, 0);
-  const last = new Promise((resolve) => {
-    socket.addEventListener("message", (event) => event.data.byteLength === 4 && resolve());
-  });
-  socket.send(Buffer.from("last"), peer);
-  await last;
-  await closed(socket);
-  close();
-});
-
 test("a path at which there is no relay is an UnavailableError", live, async () => {
   const wrong = connect(new URL("/healthz", RELAY_URL), {username, credential}, {WebSocket, crypto: webcrypto});
   await assert.rejects(wrong, UnavailableError);

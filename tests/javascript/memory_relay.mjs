@@ -113,6 +113,7 @@ export class MemoryRelay {
   algorithms = [2, 1]; // as PASSWORD-ALGORITHMS lists them; null: it knows nothing of them
   wantsUserhash = false;
   lifetime = 600;
+  echoes = false; // whether ChannelData comes back
   opens = true; // whether WebSockets open by themselves
   nonces = 1; // its nonce is the latest of them
   relayed = [[[192, 0, 2, 15], 50000]]; // addresses to grant
@@ -171,6 +172,7 @@ export class MemoryRelay {
   receive(bytes) {
     if (bytes[0] >= 0x40) {
       this.channelData.push(bytes);
+      if (this.echoes) this.websocket.deliver(bytes);
     } else {
       const message = decode(bytes);
       if (message.type & INDICATION) this.indications.push(message);

@@ -34,7 +34,7 @@ export class WebSocket extends EventTarget {
   }
 
   get bufferedAmount() {
-    return this.#socket.writableLength;
+    return this.#socket.writableLength; // what the kernel took is gone, however far it came
   }
 
   send(data) {

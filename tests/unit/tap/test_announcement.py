@@ -103,6 +103,27 @@ def test_status_page_is_printed(app_connection: str, hosts: list[str], status_fr
     assert [line for line in lines if "status page" in line] == [f"relayd: status page at {url}" for url in urls]
 
 
+@pytest.mark.parametrize(
+    ("app_connection", "hosts", "site"),
+    [
+        ("ws", ["127.0.0.1"], "http://127.0.0.1:3478"),
+        ("ws", ["0.0.0.0"], "http://127.0.0.1:3478"),
+        ("wss", ["10.0.0.5"], "https://198.51.100.7:3478"),
+        ("ws", ["10.0.0.5"], None),  # browsers give its keys to no page without TLS
+        ("ws", [], None),
+    ],
+)
+def test_the_demo_is_printed_for_the_one_user(app_connection: str, hosts: list[str], site: str | None) -> None:
+    """Beside the user for this run there is a link that has it all; users of a database have none printed."""
+    addresses = [TransportAddress.parse(host, 3478) for host in hosts]
+    listeners: Any = [listener("udp", "127.0.0.1"), FakeListener(app_connection, addresses, "web")]
+    relays, user = [relay("10.0.0.5", "198.51.100.7")], OneUser()
+    lines = announcement(listeners, relays, "portable", False, user)
+    link = f"{site}/demo#username={user.username}&credential={user.credential}"
+    assert [line for line in lines if "/demo" in line] == ([f"relayd: see it relay at {link}"] if site else [])
+    assert not [line for line in announcement(listeners, relays, "portable", False, None) if "/demo" in line]
+
+
 def test_one_user_is_printed_as_ice_servers_entry() -> None:
     """One line is JSON that a browser takes as it is; the last line says that it is ready."""
     user = OneUser()
