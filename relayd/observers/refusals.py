@@ -27,6 +27,8 @@ class Refusal(StrEnum):
     WRONG_CREDENTIALS = "wrong-credentials"  # not those of the allocation
     TRANSPORT = "transport"
     PEER_FAMILY = "peer-family"
+    CONNECTION_EXISTS = "connection-exists"
+    CONNECTION_FAILED = "connection-failed"
     QUOTA = "quota"
     SERVER_ERROR = "server-error"
     CAPACITY = "capacity"
@@ -48,11 +50,15 @@ CODES: dict[Refusal, int] = {
     Refusal.WRONG_CREDENTIALS: 441,
     Refusal.TRANSPORT: 442,
     Refusal.PEER_FAMILY: 443,
+    Refusal.CONNECTION_EXISTS: 446,
+    Refusal.CONNECTION_FAILED: 447,
     Refusal.QUOTA: 486,
     Refusal.SERVER_ERROR: 500,
     Refusal.CAPACITY: 508,
 }
-"""STUN error codes (RFC 8489 section 14.8, RFC 8656 section 19); 0: no answer. `OTHER` is a policy's own code."""
+"""STUN error codes (RFC 8489 section 14.8, RFC 8656 section 19, RFC 6062 section 6.3); 0: no answer. `OTHER` is a
+policy's own code.
+"""
 
 _BY_CODE = {code: refusal for refusal, code in CODES.items()}
 

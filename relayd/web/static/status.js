@@ -24,6 +24,8 @@ const REASONS = {
   "wrong-credentials": ["Credentials of another user", ""],
   "transport": ["Transport not available", ""],
   "peer-family": ["Peer of another address family", ""],
+  "connection-exists": ["A second connection to one peer", ""],
+  "connection-failed": ["Peer not reached over TCP", ""],
   "quota": ["User's quota reached", ""],
   "server-error": ["Server error", "see the log"],
   "capacity": ["No relayed address free", ""],

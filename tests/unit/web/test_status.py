@@ -196,6 +196,14 @@ def test_metrics_are_live() -> None:
     assert found["relayd_allocations_ended_total", ("tcp", "deleted")] == 1
 
 
+def test_the_page_has_words_for_all() -> None:
+    """Every reason of a refusal is there in words, and in the manual."""
+    script = Site().ask("/status.js").body.decode()
+    for refusal in Refusal:
+        assert f'"{refusal}": [' in script
+        assert f"``{refusal}``" in MANUAL.read_text(encoding="utf-8")
+
+
 def test_the_page_is_its_own() -> None:
     """It asks for nothing that is not here, and its policy forbids whatever is; all that it names exists."""
     site = Site()
