@@ -114,6 +114,17 @@ class DirectWrites(TestCase):
         self.server.lost = Deferred()
         self.server.lost.callback(None)
 
+    def test_after_starttls(self) -> None:
+        """Where TLS was started on a connection nothing goes past it."""
+        encrypted: list[bytes] = []
+        self.server.write = encrypted.append
+        self.server.transport.TLS = True
+        write_now(self.server.transport, b"secret")
+        self.server.transport.TLS = False
+        self.assertEqual(encrypted, [b"secret"])
+        self.client.setblocking(False)
+        self.assertRaises(BlockingIOError, self.client.recv, 100)
+
     def test_other_transports(self) -> None:
         """What is no socket of Twisted's is written to as it wants."""
         transport = StringTransport()
