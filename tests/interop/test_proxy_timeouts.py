@@ -16,9 +16,9 @@ from tests.support.reverse_proxies import Upstream, start_nginx
 from tests.support.turn_client import TurnClient, code_of, eventually, pause
 from tests.support.wires import connect, patiently
 
-READ_TIMEOUT = 1.0  # seconds that nginx waits for a byte from the relay: the shortest that it takes
-PINGS = 6
-PACE = 0.4  # seconds between two pings, so that all of them take more than twice as long as nginx waits
+READ_TIMEOUT = 2.0  # seconds that nginx waits for a byte from the relay
+PINGS = 7
+PACE = 0.4  # seconds between two pings: nginx hears each in good time, and all of them take longer than it waits
 
 
 class NginxTests(HouseCase):

@@ -47,6 +47,7 @@ class Relay:
             f"--listen=web=tcp:{self.upstream.plain}:interface=127.0.0.1",
             f"--listen=web=haproxy:ssl:{self.upstream.passthrough}:interface=127.0.0.1:{keys}",
             f"--listen=web=unix:{self.unix_socket}",
+            "--relay-address=127.0.0.1",  # else the Unix socket would have it relay from elsewhere, too
             "--trust-proxy=127.0.0.1",
             f"--observe=json:{self._log}",
         )
