@@ -89,6 +89,7 @@ class Forwarding:
         self._mappings: dict[tuple[LocalPort, Sender], Mapping] = {}
         self._sweeping: IDelayedCall | None = None
         self._dropped = 0
+        self._is_stopping = False
 
     @property
     def senders(self) -> int:
@@ -114,8 +115,10 @@ class Forwarding:
         opening = self._first.opening = Deferred.fromCoroutine(self._open(self._first, _First(self._audience)))
         try:
             port: LastingPort = await opening
-        except CancelledError:
-            return None
+        except (CancelledError, RelaydError):
+            if self._is_stopping:
+                return None
+            raise
         for route in routes:
             try:
                 await port.bind(route.peer.host, route.peer.port)
@@ -127,6 +130,7 @@ class Forwarding:
 
     async def stop(self) -> None:
         """Close the local ports and delete the allocations; back when that is done."""
+        self._is_stopping = True
         if self._sweeping is not None and self._sweeping.active():
             self._sweeping.cancel()
         locals_, self._locals = self._locals, []
@@ -242,7 +246,7 @@ class Forwarding:
         port.bind(peer.host, peer.port).addErrback(refused)
 
     def _refused(self, failure: Failure, relayed: RelayedAddress) -> None:
-        if not failure.check(CancelledError):
+        if relayed in self._relayed and not failure.check(CancelledError):
             failure.trap(RelaydError)
             self._lost(failure.value, relayed)  # type: ignore[arg-type]
 

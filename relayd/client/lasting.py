@@ -117,6 +117,7 @@ class LastingPort(NoBroadcast):
         self._port: RelayedPort | None = None
         self._is_started = False
         self._living: Deferred[RelaydError | None] = succeed(None)
+        self._is_stopping = False
         self._is_over = False
         self._error: RelaydError | None = None
         self._ended: list[Deferred[RelaydError | None]] = []
@@ -197,6 +198,7 @@ class LastingPort(NoBroadcast):
         """Delete the allocation and leave the server; fires when that is done."""
         if self._port is not None:
             return self._port.stopListening()
+        self._is_stopping = True
         self._living.cancel()
         return succeed(None)
 
@@ -222,6 +224,8 @@ class LastingPort(NoBroadcast):
                 try:
                     await self._attempt()
                 except RelaydError as refusal:
+                    if self._is_stopping:  # not every attempt fails with CancelledError when it is cancelled
+                        return None
                     if is_permanent(refusal):
                         return refusal
                     error = refusal

@@ -10,10 +10,9 @@ from twisted.trial.unittest import TestCase
 
 from relayd.address import AppConnection
 from relayd.client import TurnClient, TurnUri
-from relayd.client.lasting import FIRST_PAUSE
 from relayd.turn.client import SILENCE
 from tests.behaviour.house.test_client import Collector
-from tests.behaviour.house.test_lasting import Recorder
+from tests.behaviour.house.test_lasting import Impatient
 from tests.support.certificate import make_certificate
 from tests.support.house import WarpedReactor
 from tests.support.servers import PASSWORD, USER, TurnServer, start_coturn
@@ -41,24 +40,19 @@ class CoturnUdpTests(TestCase):
 
     async def test_a_restart(self) -> None:
         """The client finds out, and has another relayed address and its permission there within about a minute."""
-        clock, recorder, collector = WarpedReactor(), Recorder(), Collector()
+        clock, collector = WarpedReactor(), Collector()
+        observer = Impatient(clock)
         peer = Peer("127.0.0.1")
         self.addCleanup(peer.close)
         first = self.coturn()
         client = TurnClient(clock, TurnUri("127.0.0.1", first.plain, self.kind), USER, PASSWORD)
-        port: Any = await patiently(client.listen(collector, recorder))
+        port: Any = await patiently(client.listen(collector, observer))
         self.addCleanup(port.stopListening)
         await patiently(port.permit("127.0.0.1"))
         first.process.kill()
         self.coturn(first.plain)
         clock.advance(SILENCE)
-
-        def is_back() -> bool:
-            if len(recorder.relayed) < 2:
-                clock.advance(FIRST_PAUSE)
-            return len(recorder.relayed) == 2
-
-        await eventually(is_back)
+        await eventually(lambda: len(observer.relayed) == 2)
         await patiently(port.permit("127.0.0.1"))
         peer.write(b"found you", port.relayed_addresses[0])
         assert (await patiently(collector.received.get()))[0] == b"found you"

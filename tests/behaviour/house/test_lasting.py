@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from relayd.address import AppConnection, TransportAddress
-from relayd.client.lasting import FIRST_PAUSE, LastingPort, Observer
+from relayd.client.lasting import LastingPort, Observer
 from relayd.client.relayed import RelayedPort
 from relayd.errors import RelaydError, RemoteError
 from relayd.turn.client import SILENCE
@@ -13,21 +13,23 @@ from tests.behaviour.house.suite import certificate
 from tests.behaviour.house.test_client import ClientCase, Collector, failure_of
 from tests.support.house import USERS, House, WarpedReactor
 from tests.support.turn_client import Peer, eventually
-from tests.support.wires import patiently
+from tests.support.wires import patiently, reactor
 
 
-class Recorder(Observer):
-    """Keeps what it is told."""
+class Impatient(Observer):
+    """Keeps what it is told, and lets no time pass but that of the pauses: attempts have all of theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: WarpedReactor) -> None:
         self.relayed: list[TransportAddress] = []
         self.errors: list[RelaydError] = []
+        self._clock = clock
 
     def allocated(self, port: RelayedPort) -> None:
         self.relayed += port.relayed_addresses
 
     def waiting(self, error: RelaydError, pause: float) -> None:
         self.errors.append(error)
+        reactor.callLater(0, self._clock.advance, pause)
 
 
 class LastingCase(ClientCase):
@@ -36,11 +38,11 @@ class LastingCase(ClientCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = WarpedReactor()
-        self.recorder = Recorder()
+        self.observer = Impatient(self.clock)
 
     async def lasting(self) -> tuple[LastingPort, Collector]:
         collector = Collector()
-        port = await patiently(self.turn_client(clock=self.clock).listen(collector, self.recorder))
+        port = await patiently(self.turn_client(clock=self.clock).listen(collector, self.observer))
         self.addCleanup(self.nothing_is_due)
         self.addCleanup(port.stopListening)
         return port, collector
@@ -59,14 +61,9 @@ class LastingCase(ClientCase):
         self.house.start()
 
     async def until(self, holds: Any) -> None:
-        """Let time pass for the client, until it has found out and done something about it."""
-
-        def passed() -> bool:
-            if not holds():
-                self.clock.advance(FIRST_PAUSE)
-            return bool(holds())
-
-        await eventually(passed)
+        """Let time pass for the client until it asks whether the relay is there, and wait for what it does then."""
+        self.clock.advance(SILENCE)
+        await eventually(holds)
 
 
 class LastingSuite:
@@ -78,8 +75,8 @@ class LastingSuite:
         port, collector = await self.lasting()
         await patiently(port.bind(self.host, peer.address.port))
         await self.restart()
-        await self.until(lambda: len(self.recorder.relayed) == 2)
-        assert self.recorder.relayed[1] == port.relayed_addresses[0]
+        await self.until(lambda: len(self.observer.relayed) == 2)
+        assert self.observer.relayed[1] == port.relayed_addresses[0]
         await patiently(port.bind(self.host, peer.address.port))
         peer.write(b"found you", port.relayed_addresses[0])
         assert await patiently(collector.received.get()) == (b"found you", (self.host, peer.address.port))
@@ -109,9 +106,9 @@ class LastingSuite:
         ended = port.when_ended()
         await self.house.stop()
         if not self.kind.is_datagram:  # which would find out when the allocation expires, and that takes its time
-            await self.until(lambda: len(self.recorder.errors) > 3)
+            await self.until(lambda: len(self.observer.errors) > 3)
         self.start_again(USERS)
-        await self.until(lambda: len(self.recorder.relayed) == 2)
+        await self.until(lambda: len(self.observer.relayed) == 2)
         await self.house.stop()
         await patiently(port.stopListening())
         assert await patiently(ended) is None
@@ -121,18 +118,17 @@ class LastingSuite:
         await self.lasting()
         self.house.service.end_user("alice")
         assert self.house.sessions() == 0
-        self.clock.advance(SILENCE)
-        await self.until(lambda: len(self.recorder.relayed) == 2)
+        await self.until(lambda: len(self.observer.relayed) == 2)
         assert self.house.sessions() == 1
 
     async def test_nobody_there_at_first(self: Any) -> None:
         """Where there is no first allocation, that is an error at once."""
         await self.house.stop()
-        listening = self.turn_client(clock=self.clock).listen(Collector(), self.recorder)
+        listening = self.turn_client(clock=self.clock).listen(Collector(), self.observer)
         if self.kind.is_datagram:
             await self.until(lambda: listening.called)
         await failure_of(listening)
-        assert self.recorder.errors == []
+        assert self.observer.errors == []
         await self.nothing_is_due()
         await self.restart()
 
@@ -144,9 +140,9 @@ class CutSuite(LastingSuite):
         """A connection that breaks costs the relayed address, and nothing more."""
         port, _ = await self.lasting()
         port._port._session._connection.transport.abortConnection()
-        await self.until(lambda: len(self.recorder.relayed) == 2)
+        await self.until(lambda: len(self.observer.relayed) == 2)
         await eventually(lambda: self.house.sessions() == 1)
-        assert len(self.recorder.errors) == 1
+        assert len(self.observer.errors) == 1
 
 
 class UdpLastingTests(LastingSuite, LastingCase):

@@ -338,9 +338,13 @@ def test_a_local_port_that_is_taken() -> None:
     assert str(over[0].value) == "cannot listen on 127.0.0.1, UDP port 1: Permission denied"
 
 
+@pytest.mark.parametrize("error", [None, GONE])
 @pytest.mark.parametrize("when", ["connecting", "asking", "serving"])
-def test_stopping(party: Party, when: str) -> None:
-    """It can be stopped at any time; it is done when the allocations are deleted; nothing is left."""
+def test_stopping(party: Party, when: str, error: Exception | None) -> None:
+    """It can be stopped at any time, whatever attempts fail of then; it is done when the allocations are deleted, and
+    nothing is left.
+    """
+    party.client.when_cancelled = error
     sessions = []
     if when != "connecting":
         sessions.append(party.client.succeed())

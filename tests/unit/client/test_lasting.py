@@ -76,13 +76,14 @@ class FakeSession:
 
 
 class FakeClient:
-    """Attempts wait for the test, which lets them succeed or fail."""
+    """Attempts wait for the test, which lets them succeed or fail. Cancelled, they may fail of something else."""
 
-    def __init__(self) -> None:
+    def __init__(self, when_cancelled: Exception | None = None) -> None:
+        self.when_cancelled = when_cancelled
         self.attempts: list[tuple[DatagramProtocol, Deferred[RelayedPort]]] = []
 
     def allocate(self, protocol: Any) -> Deferred[RelayedPort]:
-        waiting: Deferred[RelayedPort] = Deferred()
+        waiting: Deferred[RelayedPort] = Deferred(self._cancel)
         self.attempts.append((protocol, waiting))
         return waiting
 
@@ -96,6 +97,10 @@ class FakeClient:
         waiting.callback(port)
         made: FakeSession = session
         return made
+
+    def _cancel(self, waiting: Deferred[RelayedPort]) -> None:
+        if self.when_cancelled is not None:
+            waiting.errback(self.when_cancelled)
 
     def fail(self, error: Exception) -> None:
         self.attempts[-1][1].errback(error)
@@ -350,14 +355,15 @@ def test_bad_arguments(party: Party) -> None:
         session.end(GONE)
 
 
-@pytest.mark.parametrize("when", ["allocated", "paused", "attempting"])
+@pytest.mark.parametrize("when", ["allocated", "paused", "attempting", "attempting, which fails"])
 def test_stopping(party: Party, when: str) -> None:
     """It can be stopped at any time, once or twice, and then nothing is left to happen."""
+    party.client.when_cancelled = GONE if "fails" in when else None
     session = party.client.succeed()
     over = party.over()
     if when != "allocated":
         session.end(GONE)
-    if when == "attempting":
+    if "attempting" in when:
         party.clock.advance(FIRST_PAUSE)
     waiting = errors_of(party.port.permit("192.0.2.7"))
     stopped = party.port.stopListening()
