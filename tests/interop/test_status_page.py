@@ -74,7 +74,7 @@ def text(browser: Browser, identifier: str) -> str:
 
 
 def test_the_page_is_live(site: tuple[TurnServer, str], browser: Browser, peer: socket.socket) -> None:
-    """Without a reload it shows an allocation come, its traffic move the plot, its end, and that the relay is gone.
+    """Without a reload it shows an allocation come, its traffic move the plot, and its end.
 
     It asks nobody but the relay, and breaks its own policy nowhere.
     """
@@ -99,8 +99,25 @@ def test_the_page_is_live(site: tuple[TurnServer, str], browser: Browser, peer: 
     asked = {each["request"]["url"] for each in browser.of("Network.requestWillBeSent")}
     assert f"{url}status.js" in asked
     assert all(each.startswith(url) for each in asked), asked
-    server.process.stop()
+
+
+def test_the_page_outlives_the_relay(
+    site: tuple[TurnServer, str], browser: Browser, certificate: Certificate, tmp_path: Path
+) -> None:
+    """It says that the relay is gone, and when another one is there it goes on by itself, with that one's numbers."""
+    server, url = site
+    browser.open(url)
+    browser.until("document.getElementById('state').textContent === 'live'")
+    browser.until(f"{CURVE}?.split(' ').length > 6")
+    assert_clean_end(server)
     browser.until("document.getElementById('state').className === 'state lost'")
+    port = url.rstrip("/").rpartition(":")[2]
+    successor = start_relayd(tmp_path, certificate, f"--listen=web=tcp:{port}:interface=127.0.0.1")
+    browser.until("document.getElementById('state').textContent === 'live'")
+    started = browser.evaluate("fetch('status.json').then(answer => answer.json()).then(status => status.history.next)")
+    shown = browser.evaluate(f"({CURVE} ?? '').split(' ').length")
+    assert abs(shown - started) <= 3, "the plot shows seconds of the relay before"
+    assert_clean_end(successor)
 
 
 def test_the_policy_is_in_force(site: tuple[TurnServer, str], browser: Browser) -> None:

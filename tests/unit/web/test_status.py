@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection
+from relayd.interfaces import IAllocationObserver, IRelayStatus
 from relayd.observers.history import LENGTH
 from relayd.observers.refusals import Refusal
 from relayd.observers.statistics import SERIES
@@ -52,6 +54,13 @@ def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
         for sample in family.samples:
             found[sample.name, tuple(sample.labels.values())] = sample.value
     return found
+
+
+def test_what_is_shown_is_what_was_agreed() -> None:
+    """Pages and launch meet in the interfaces."""
+    site = Site()
+    assert verifyObject(IRelayStatus, site.status)
+    assert verifyObject(IAllocationObserver, site.statistics)
 
 
 def test_the_document() -> None:
