@@ -24,7 +24,7 @@ class WebListenerFactory:
     )
     help = (
         "A web site with TURN over WebSocket at /turn, in binary messages of one STUN or ChannelData message each, and "
-        "with /healthz. Pages of other web sites may use it if --web-origin names them."
+        "with a status page, /demo and /healthz. Pages of other web sites may use it if --web-origin names them."
     )
 
     _listener = "relayd.listeners.web.WebListener"

@@ -12,7 +12,8 @@ from relayd.web.files import POLICY, StaticFile
 SHARED = ("relayd.js", "stun.js")  # what pages of other sites may use, too
 OWN = ("demo.css", "demo.js", "demo_plot.js", "round_trips.js", "favicon.svg")
 
-_HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]{1,255}")  # of an HTTP request, and nothing that ends a directive
+# Of an HTTP request, as far as a policy can name it, and nothing that ends a directive. IPv6 addresses it cannot name.
+_HOST = re.compile(rb"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")
 
 
 def add_demo(root: Resource) -> None:

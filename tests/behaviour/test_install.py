@@ -58,7 +58,9 @@ class CleanEnvironment:
         process = Process(words, self.elsewhere, {"PYTHONPATH": ""})
         try:
             ready = process.wait_until(lambda: "relayd: ready" in process.output, START_PATIENCE)
-            return ready and all(_is_served(port, path) for path in ("/", "/status.js", "/metrics"))
+            return ready and all(
+                _is_served(port, path) for path in ("/", "/status.js", "/metrics", "/demo", "/relayd.js")
+            )
         finally:
             process.stop()
 

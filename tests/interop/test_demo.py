@@ -145,7 +145,7 @@ def test_a_newcomer(site: Site, visitor: Visitor) -> None:
     assert visitor.reads("lost") == "0"
     assert float(visitor.reads("median")) > 0
     assert visitor.reads("url") == f"wss://localhost:{site.proxy.port}/turn"
-    assert site.allocations() == {"wss": 2}
+    browser.wait_for(lambda: site.allocations() == {"wss": 2}, "one allocation to send from, and one to echo")
     visitor.click("button")
     visitor.waits_to_read("state", "stopped")
     browser.wait_for(lambda: site.allocations() == {}, "the allocations are gone")
@@ -164,7 +164,7 @@ def test_an_echo_of_ones_own_choice(site: Site, visitor: Visitor, echo: str) -> 
         visitor.type(field, text)
     visitor.browser.command("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r")
     visitor.waits_for_datagrams(10)
-    assert site.allocations() == {"wss": 1}
+    visitor.browser.wait_for(lambda: site.allocations() == {"wss": 1}, "one allocation")
     assert visitor.reads("echo") == echo
     visitor.click("button")
     visitor.waits_to_read("state", "stopped")

@@ -97,6 +97,7 @@ function start() {
   results = [];
   notify(null);
   for (const id of ["mapped", "relayed", "echo", "opened", "allocated", "last", "median"]) show(id, "–");
+  show("spread", "last minute");
   tell("", "connecting");
   trips.addEventListener("way", (event) => opened(/** @type {import("./round_trips.js").WayEvent} */ (event), typed));
   trips.addEventListener("result", (event) => {

@@ -43,9 +43,9 @@ def test_the_policy_lets_it_reach_its_own_relay() -> None:
     assert "unsafe" not in policy
 
 
-@pytest.mark.parametrize("host", ["evil; script-src *", "a b", "x" * 256, "a,b", "'unsafe-inline'"])
+@pytest.mark.parametrize("host", ["evil; script-src *", "a b", "x" * 256, "a,b", "'unsafe-inline'", "[::1]:8080"])
 def test_a_host_cannot_change_the_policy(host: str) -> None:
-    """What is no host name is not in the policy."""
+    """What is no host name is not in the policy, nor an IPv6 address, which policies cannot name."""
     policy = Site().ask("/demo", host=host).headers.get("content-security-policy", "connect-src 'self';")
     assert "connect-src 'self';" in policy
     assert host not in policy
