@@ -6,6 +6,7 @@ addresses need it. Reading raises DecodeError and nothing else.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ _ADDRESS_HEADER = struct.Struct("!HH")  # reserved byte and family, port
 # RFC 8489 sections 14.3, 14.8 to 14.10, 14.14: at most 763 bytes for 127 characters; user names at most 508 bytes.
 MAX_TEXT = 763
 MAX_USERNAME = 508
+MAX_SERVER_NAME = 253  # bytes (RFC 1035 section 2.3.4, without the length bytes at both ends)
+_SERVER_NAME = re.compile("[A-Za-z0-9._:-]*")
 
 T = TypeVar("T")
 
@@ -284,6 +287,33 @@ def _encode_icmp(value: Icmp, transaction_id: bytes) -> bytes:
     return struct.pack("!HBBI", 0, value.type, value.code, value.data)
 
 
+def _decode_server_name(raw: bytes, transaction_id: bytes) -> str:
+    # A name as TLS has it in server_name (RFC 6066 section 3), an IP address in text, or nothing.
+    name = raw.decode("ascii", "replace")
+    if len(raw) > MAX_SERVER_NAME or not _SERVER_NAME.fullmatch(name):
+        raise DecodeError("no server name")
+    return name
+
+
+def _decode_protocols(raw: bytes, transaction_id: bytes) -> tuple[bytes, ...]:
+    # As ALPN lists them (RFC 7301 section 3.1): each with its length, one byte, before it.
+    protocols = []
+    at = 0
+    while at < len(raw):
+        end = at + 1 + raw[at]
+        if end == at + 1 or end > len(raw):
+            raise DecodeError("malformed protocol name")
+        protocols.append(raw[at + 1 : end])
+        at = end
+    if not protocols:
+        raise DecodeError("no protocol name")
+    return tuple(protocols)
+
+
+def _encode_protocols(value: tuple[bytes, ...], transaction_id: bytes) -> bytes:
+    return b"".join(bytes([len(protocol)]) + protocol for protocol in value)
+
+
 def _decode_change_request(raw: bytes, transaction_id: bytes) -> ChangeRequest:
     flags = _decode_u32(raw, transaction_id)
     return ChangeRequest(bool(flags & 4), bool(flags & 2))
@@ -328,6 +358,10 @@ RESERVATION_TOKEN = Attribute(0x0022, "RESERVATION-TOKEN", _fixed_bytes(8), _enc
 PADDING = Attribute(0x0026, "PADDING", *_OPAQUE)
 RESPONSE_PORT = Attribute(0x0027, "RESPONSE-PORT", *_U16_PADDED)
 CONNECTION_ID = Attribute(0x002A, "CONNECTION-ID", *_U32)
+# Comprehension-required, and ours (docs/protocol.rst): a relay that does not know them answers 420, and does not speak
+# in the clear to a peer with whom TLS was wanted.
+PEER_TLS = Attribute(0x7E01, "PEER-TLS", _decode_server_name, _encode_text)
+PEER_ALPN = Attribute(0x7E02, "PEER-ALPN", _decode_protocols, _encode_protocols)
 
 # Comprehension-optional (0x8000-0xffff)
 ADDITIONAL_ADDRESS_FAMILY = Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", *_U8_PADDED)

@@ -28,6 +28,7 @@ class AllocateRequest(NamedTuple):
     reserve_next: bool
     token: bytes | None
     lifetime: int | None
+    tls: bool
 
 
 def read_allocate(message: Message, transports: Mapping[int, tuple[Family, ...]]) -> AllocateRequest:
@@ -52,6 +53,9 @@ def read_allocate(message: Message, transports: Mapping[int, tuple[Family, ...]]
     reserve_next = message.get(a.EVEN_PORT)
     token = message.get(a.RESERVATION_TOKEN)
     _check_combination(requested, additional, reserve_next, token)
+    peer_tls = message.get(a.PEER_TLS)
+    if peer_tls is not None and (peer_tls or transport != TCP):
+        raise RemoteError(400)
     # RFC 6062 section 5.1
     if transport == TCP and (dont_fragment is not None or reserve_next is not None or token is not None):
         raise RemoteError(400)
@@ -65,6 +69,7 @@ def read_allocate(message: Message, transports: Mapping[int, tuple[Family, ...]]
         reserve_next=bool(reserve_next),
         token=token,
         lifetime=message.get(a.LIFETIME),
+        tls=peer_tls is not None,
     )
 
 

@@ -48,6 +48,7 @@ class Allocation:
         "expires",
         "transaction_id",
         "token",
+        "tls",
         "permissions",
         "channels",
         "_channel_to",
@@ -75,6 +76,7 @@ class Allocation:
         self.expires = expires
         self.transaction_id = transaction_id  # of the Allocate, to know it again
         self.token: bytes | None = None  # the RESERVATION-TOKEN that came with it
+        self.tls = False  # whether peers that call speak TLS
         self.permissions: dict[bytes, float] = {}  # IP address -> until when
         self.channels: dict[int, ChannelBinding] = {}
         self._channel_to: dict[TransportAddress, ChannelBinding] = {}

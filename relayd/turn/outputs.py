@@ -77,6 +77,7 @@ class OpenRelay:
     username: str
     transport: int  # REQUESTED-TRANSPORT: 17 UDP, 6 TCP
     families: tuple[Family, ...]
+    tls: bool = False  # accept connections from peers as a TLS server
     even_port: bool = False
     reserve_next: bool = False
     reservation: Relay | None = None  # a relay that an earlier RelayOpened.reserved gave: use it instead of opening one
@@ -105,6 +106,14 @@ class RelayRefused:
     domain: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PeerTls:
+    """TLS with a peer: the name that its certificate has to be for, and what is offered by ALPN (may be empty)."""
+
+    server_name: str
+    protocols: tuple[bytes, ...] = ()
+
+
 @dataclass(slots=True)
 class ConnectToPeer:
     """Open a TCP connection from a relayed address to a peer (RFC 6062 section 5.2).
@@ -116,6 +125,7 @@ class ConnectToPeer:
     path: Path
     relay: Relay
     peer: TransportAddress
+    tls: PeerTls | None = None
 
 
 @dataclass(slots=True)
@@ -123,11 +133,14 @@ class PeerConnected:
     """The peer is there. What it sends is kept, within bounds, until somebody gets it."""
 
     connection: Connection
+    protocol: bytes | None = None  # that the peer chose by ALPN
 
 
 @dataclass(slots=True)
 class PeerNotConnected:
-    """It refused, was not reachable, or was silent: deliberately one code, 447."""
+    """447: it refused, was not reachable, was silent or spoke no TLS, deliberately not told apart. 460: it did not
+    prove by a certificate that it is who the client said.
+    """
 
     code: int = 447
 
@@ -256,10 +269,13 @@ class ChannelBound:
 
 @dataclass(slots=True)
 class PeerConnectionOpened:
-    """A TCP connection with a peer, whoever opened it."""
+    """A TCP connection with a peer, whoever opened it. `identity` is the name that its certificate proved, if it is
+    TLS and the client asked for it.
+    """
 
     session_id: str
     peer: TransportAddress
+    identity: str | None = None
 
 
 @dataclass(slots=True)

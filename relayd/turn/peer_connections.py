@@ -92,7 +92,7 @@ class PeerConnections:
         # RFC 6062 section 5.2: whether it is still under way, pending or bound
         if peer in connections:
             raise RemoteError(446)
-        if len(connections) >= MAX_CONNECTIONS:
+        if not self.has_room(allocation):
             raise RemoteError(508)
         connection = connections[peer] = PeerConnection(allocation, peer)
         return connection
@@ -101,8 +101,12 @@ class PeerConnections:
         """Whether it has not ended meanwhile."""
         return self._of.get(connection.allocation, {}).get(connection.peer) is connection
 
-    def connected(self, connection: PeerConnection, handle: Hashable, now: float) -> int:
-        """The shell reached the peer. Gives the CONNECTION-ID."""
+    def has_room(self, allocation: Allocation) -> bool:
+        """Whether another one may begin."""
+        return len(self._of.get(allocation, ())) < MAX_CONNECTIONS
+
+    def connected(self, connection: PeerConnection, handle: Hashable, now: float, identity: str | None = None) -> int:
+        """The peer is there, and proved to be `identity` if it had to. Gives the CONNECTION-ID."""
         connection.handle = handle
         connection.state = State.PENDING
         number = self._new_number()
@@ -110,7 +114,7 @@ class PeerConnections:
         self._by_number[number] = connection
         self._by_handle[handle] = connection
         self._deadlines.set(connection, now + BIND_TIMEOUT)
-        self._outputs.append(PeerConnectionOpened(connection.allocation.session_id, connection.peer))
+        self._outputs.append(PeerConnectionOpened(connection.allocation.session_id, connection.peer, identity))
         return number
 
     def bind(self, number: int, username: str, data_path: Path) -> PeerConnection:

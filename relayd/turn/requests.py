@@ -63,6 +63,7 @@ class _WaitsForPeer:
     transaction: Transaction
     expires: float
     connection: PeerConnection
+    identity: str | None
 
 
 class Requests:
@@ -221,6 +222,8 @@ class Requests:
             raise RemoteError(437)
         # steps 3 to 9
         wanted = read_allocate(message, self._settings.transports)
+        if wanted.tls and not self._settings.accepts_tls:
+            raise RemoteError(442)
         # RFC 6062 section 5.1: a peer's bytes go to the client on connections of the same kind as this one
         if wanted.transport == TCP and path.app_connection.is_datagram:
             raise RemoteError(400)
@@ -237,6 +240,7 @@ class Requests:
                 username,
                 wanted.transport,
                 wanted.families if reservation is None else (reservation.family,),
+                tls=wanted.tls,
                 even_port=wanted.even_port,
                 reserve_next=wanted.reserve_next,
                 reservation=None if reservation is None else reservation.relay,
@@ -272,6 +276,7 @@ class Requests:
             now + lifetime,
         )
         allocation.failed = result.failed or wanted.failed
+        allocation.tls = wanted.tls
         self._allocations.add(allocation)
         if result.reserved is not None:
             self._allocations.reserve(allocation, result.reserved, now)
@@ -295,6 +300,8 @@ class Requests:
         attributes.append((a.LIFETIME, round(allocation.expires - now)))
         if allocation.token is not None and self._allocations.is_reserved(allocation.token):
             attributes.append((a.RESERVATION_TOKEN, allocation.token))
+        if allocation.tls:
+            attributes.append((a.PEER_TLS, ""))
         attributes.append((a.XOR_MAPPED_ADDRESS, transaction.path.client))
         if allocation.failed is not None:
             family, code = allocation.failed
@@ -349,10 +356,12 @@ class Requests:
         if peer is None or peer.port == 0:
             raise RemoteError(400)
         relay = check_peer(allocation, peer, self._guard)
+        tls = _peer_tls(transaction.message)
         self._pending.check_room(transaction.path)
         connection = self._allocations.connections.begin(allocation, peer)
-        number = self._pending.add(_WaitsForPeer(transaction, now + PENDING_LIFETIME, connection))
-        self._outputs.append(out.ConnectToPeer(number, transaction.path, relay, peer))
+        identity = None if tls is None else tls.server_name
+        number = self._pending.add(_WaitsForPeer(transaction, now + PENDING_LIFETIME, connection, identity))
+        self._outputs.append(out.ConnectToPeer(number, transaction.path, relay, peer, tls))
 
     def _answer_peer(self, waiting: _WaitsForPeer, result: Any, now: float) -> None:
         connections, connection = self._allocations.connections, waiting.connection
@@ -363,8 +372,11 @@ class Requests:
                 self._outputs.append(out.ClosePeerConnection(result.connection))
             self._answers.refuse(waiting.transaction, RemoteError(437), now)
         elif connected:
-            number = connections.connected(connection, result.connection, now)
-            self._answers.succeed(waiting.transaction, [(a.CONNECTION_ID, number)])
+            number = connections.connected(connection, result.connection, now, waiting.identity)
+            attributes: list[tuple[Attribute[Any], Any]] = [(a.CONNECTION_ID, number)]
+            if result.protocol is not None:
+                attributes.append((a.PEER_ALPN, (result.protocol,)))
+            self._answers.succeed(waiting.transaction, attributes)
         else:
             connections.end(connection)
             code = result.code if isinstance(result, out.PeerNotConnected) else 447
@@ -403,6 +415,16 @@ class Requests:
         self._allocations.quota.give_back(waiting.credentials.username)
         if waiting.reservation is not None:
             self._outputs.append(out.CloseRelay(waiting.reservation.relay))
+
+
+def _peer_tls(message: Message) -> out.PeerTls | None:
+    """What a Connect says about TLS with the peer (docs/protocol.rst). Raises RemoteError 400, and DecodeError."""
+    name, protocols = message.get(a.PEER_TLS), message.get(a.PEER_ALPN)
+    if name is None and protocols is None:
+        return None
+    if not name:
+        raise RemoteError(400)
+    return out.PeerTls(name, protocols or ())
 
 
 def _renews(message: Message) -> bool:

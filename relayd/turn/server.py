@@ -122,10 +122,17 @@ class TurnServer:
             icmp = Icmp(icmp_type, icmp_code, data)
             self._put(icmp_to_client(allocation, peer, icmp, self._entropy(TRANSACTION_ID_SIZE), now))
 
+    def awaits(self, relay: Relay, peer: TransportAddress, now: float) -> bool:
+        """Whether a TCP connection of that peer's would be taken (RFC 6062 section 5.3)."""
+        allocation = self._allocations.of(relay)
+        if allocation is None or allocation.expires <= now or not allocation.permits(peer.ip, now):
+            return False
+        return self._allocations.connections.has_room(allocation)
+
     def peer_arrived(self, relay: Relay, peer: TransportAddress, connection: out.Connection, now: float) -> None:
         """A peer opened a TCP connection to a relayed address (RFC 6062 section 5.3)."""
         allocation = self._allocations.of(relay)
-        if allocation is None or allocation.expires <= now or not allocation.permits(peer.ip, now):
+        if allocation is None or not self.awaits(relay, peer, now):
             self._outputs.append(out.ClosePeerConnection(connection))
             return
         connections = self._allocations.connections

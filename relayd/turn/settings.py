@@ -21,6 +21,7 @@ class TurnSettings:
     software: str | None = None  # SOFTWARE tells an attacker what to look up, so it is off unless asked for
     transports: Mapping[int, tuple[Family, ...]] = field(default_factory=lambda: {UDP: (Family.IPV4,)})
     """For each REQUESTED-TRANSPORT that is relayed, the families it can be relayed in."""
+    accepts_tls: bool = False  # whether connections of peers can be taken as TLS
     default_lifetime: int = 600
     max_lifetime: int = 3600
     permission_lifetime: int = 300

@@ -25,6 +25,7 @@ REASONS = {
     443: "Peer Address Family Mismatch",
     446: "Connection Already Exists",
     447: "Connection Timeout or Failure",
+    460: "Peer Not Authenticated",  # ours: docs/protocol.rst
     486: "Allocation Quota Reached",
     500: "Server Error",
     508: "Insufficient Capacity",

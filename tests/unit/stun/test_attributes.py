@@ -156,8 +156,8 @@ def test_xor_depends_on_the_transaction() -> None:
 
 
 def test_table() -> None:
-    """The table has what RFC 8489, RFC 8656, RFC 6062 and RFC 5780 define, each attribute under its own code."""
-    required = "01 03 06 08 09 0a 0c 0d 12 13 14 15 16 17 18 19 1a 1c 1d 1e 20 22 26 27 2a"
+    """The table has what RFC 8489, 8656, 6062 and 5780 define and what is ours, each attribute under its own code."""
+    required = "01 03 06 08 09 0a 0c 0d 12 13 14 15 16 17 18 19 1a 1c 1d 1e 20 22 26 27 2a 7e01 7e02"
     optional = "8000 8001 8002 8003 8004 8022 8023 8028 802b 802c 8032"
     assert sorted(ATTRIBUTES) == [int(code, 16) for code in f"{required} {optional}".split()]
     defined = [value for value in vars(a).values() if isinstance(value, Attribute)]

@@ -69,6 +69,9 @@ class Shell:
         self.unreachable: set[TransportAddress] = set()
         self.connections: dict[str, TransportAddress] = {}  # those with peers that are open
         self.joined: dict[str, Path] = {}
+        self.impostors: set[TransportAddress] = set()
+        self.asked_tls: list[out.PeerTls] = []
+        self.opened_for: list[out.OpenRelay] = []
 
     # --- doing ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +120,13 @@ class Shell:
         if isinstance(request, out.ConnectToPeer):
             if request.peer in self.unreachable:
                 return out.PeerNotConnected()
-            return out.PeerConnected(self.connection_with(request.peer))
+            if request.tls is None:
+                return out.PeerConnected(self.connection_with(request.peer))
+            self.asked_tls.append(request.tls)
+            if request.peer in self.impostors:
+                return out.PeerNotConnected(460)
+            protocol = request.tls.protocols[0] if request.tls.protocols else None
+            return out.PeerConnected(self.connection_with(request.peer), protocol)
         for username, password in self.passwords.items():
             if request.username == username or request.userhash == userhash(username, REALM):
                 key = long_term_key(request.algorithm, username, request.realm, password)
@@ -126,6 +135,7 @@ class Shell:
         return out.NotAuthenticated()
 
     def _opened(self, request: out.OpenRelay) -> Any:
+        self.opened_for.append(request)
         if self.refusal is not None:
             return self.refusal
         if request.reservation is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from relayd.address import AppConnection, Family, TransportAddress
@@ -405,3 +407,73 @@ def test_ids_are_unpredictable() -> None:
         shell = Shell(TurnSettings(REALM, transports={6: FAMILIES}), seed=seed)
         numbers.add(connected(allocated(shell)))
     assert len(numbers) == 8
+
+
+# --- TLS with peers (docs/protocol.rst) ------------------------------------------------------------------------------
+
+
+def connect_tls(client: Client, name: str | None, *protocols: bytes) -> Message:
+    attributes: list[tuple[a.Attribute[Any], Any]] = [(a.XOR_PEER_ADDRESS, PEER)]
+    if name is not None:
+        attributes.append((a.PEER_TLS, name))
+    if protocols:
+        attributes.append((a.PEER_ALPN, protocols))
+    return client.ask(Method.CONNECT, attributes)
+
+
+def test_tls_with_a_peer_is_asked_of_the_shell() -> None:
+    """With the name and the protocols of the request; the answer brings what the peer chose, the event who it is."""
+    shell = new_shell()
+    client = allocated(shell)
+    answer = connect_tls(client, "peer.example", b"msrp", b"http/1.1")
+    assert code_of(answer) == 0
+    assert shell.asked_tls == [out.PeerTls("peer.example", (b"msrp", b"http/1.1"))]
+    assert answer.get(a.PEER_ALPN) == (b"msrp",)
+    assert [event.identity for event in shell.events(out.PeerConnectionOpened)] == ["peer.example"]
+    finished(shell, client)
+
+
+def test_a_peer_that_is_not_who_it_should_be_is_460() -> None:
+    """Told apart from one that cannot be reached, and nothing is left of it."""
+    shell = new_shell()
+    client = allocated(shell)
+    shell.impostors.add(PEER)
+    assert code_of(connect_tls(client, "peer.example")) == 460
+    assert shell.events(out.PeerConnectionOpened) == []
+    assert code_of(connect(client)) == 0
+    finished(shell, client)
+
+
+@pytest.mark.parametrize("name", ["", "peer example", "p\u00e9er.example", "a" * 254, None])
+def test_a_name_that_no_certificate_can_be_for_is_400(name: str | None) -> None:
+    """Also protocols without a name: never the clear instead of TLS."""
+    shell = new_shell()
+    client = allocated(shell)
+    assert code_of(connect_tls(client, name, b"msrp")) == 400
+    assert shell.connections == {}
+    finished(shell, client)
+
+
+def test_peers_that_call_may_have_to_speak_tls() -> None:
+    """Allocate with an empty PEER-TLS: the shell is told, and the answer, a repeated one too, says that it is so."""
+    shell = Shell(TurnSettings(REALM, transports={17: FAMILIES, 6: FAMILIES}, accepts_tls=True))
+    client = Client(shell, app_connection=AppConnection.TCP)
+    client.greet()
+    for _ in range(2):
+        answer = client.ask(Method.ALLOCATE, [TCP_ATTRIBUTE, (a.PEER_TLS, "")], b"transaction!")
+        assert answer.get(a.PEER_TLS) == ""
+    assert [request.tls for request in shell.opened_for] == [True]
+    finished(shell, client)
+
+
+@pytest.mark.parametrize(
+    ("transport", "name", "accepts_tls", "code"), [(6, "", False, 442), (6, "name", True, 400), (17, "", True, 400)]
+)
+def test_tls_from_peers_where_it_cannot_be(transport: int, name: str, accepts_tls: bool, code: int) -> None:
+    """A relay without a certificate says 442; a name, or TLS over UDP, makes no sense."""
+    shell = Shell(TurnSettings(REALM, transports={17: FAMILIES, 6: FAMILIES}, accepts_tls=accepts_tls))
+    client = Client(shell, app_connection=AppConnection.TCP)
+    client.greet()
+    attributes: list[tuple[a.Attribute[Any], Any]] = [(a.REQUESTED_TRANSPORT, transport), (a.PEER_TLS, name)]
+    assert code_of(client.ask(Method.ALLOCATE, attributes)) == code
+    shell.assert_nothing_left()
