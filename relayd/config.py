@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from relayd.address import Family, TransportAddress
@@ -45,6 +46,9 @@ class RelaySettings:
     addresses: tuple[RelayAddress, ...]
     lowest_port: int = 49152  # RFC 8656 section 7.2: the dynamic range
     highest_port: int = 65535
+    peer_ca: Path | None = None  # whom to trust about who peers are, in PEM; None: whom the system trusts
+    peer_certificate: Path | None = None  # shown to peers that connect with TLS, in PEM, with its chain; and its key
+    peer_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,9 @@ class Settings:
     realm: str = "relayd"
     relay_address: tuple[RelayAddress, ...] = ()
     relay_ports: tuple[int, int] = (49152, 65535)  # RFC 8656 section 7.2: the dynamic range; inclusive
+    peer_ca: Path | None = None
+    peer_certificate: Path | None = None
+    peer_key: Path | None = None
     allow_peer: tuple[Network, ...] = ()
     deny_peer: tuple[Network, ...] = ()
     user_quota: int = 100  # allocations; twice the 50 of a busy test client, since UDP clients leave theirs to expire
@@ -184,6 +191,9 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
 SINGLE: dict[str, Callable[[str], Any]] = {
     "realm": _realm,
     "relay-ports": _ports,
+    "peer-ca": Path,
+    "peer-certificate": Path,
+    "peer-key": Path,
     "user-quota": _whole_number(0, "allocations"),
     "total-quota": _whole_number(0, "allocations"),
     "max-bandwidth": _whole_number(0, "bytes a second"),

@@ -36,6 +36,10 @@ class ConfigurationError(RelaydError):
     """Something that the operator wrote does not work: one line that says what, where and what to do."""
 
 
+class CannotRelay(ConfigurationError):
+    """A relayed address is none of this machine's."""
+
+
 class RelayUnavailable(RelaydError):
     """A relayed transport address could not be opened; the client is answered 508 (RFC 8656 section 7.2).
 
@@ -49,6 +53,10 @@ class RelayUnavailable(RelaydError):
 
 class PeerUnreachable(RelaydError):
     """No TCP connection with a peer came about; the client is answered 447 (RFC 6062 section 5.2)."""
+
+
+class PeerNotAuthenticated(RelaydError):
+    """A peer did not prove by a certificate that it is who the client said; the client is answered 460."""
 
 
 class ServerUnavailable(RelaydError):

@@ -179,14 +179,20 @@ class IRelay(Interface):
 class ITcpRelay(IRelay):
     """A relayed transport address for TCP. Nothing is sent from it but through its connections."""
 
-    def connect(peer: TransportAddress) -> Any:
-        """A Deferred of an `IPeerConnection`. Fails with `PeerUnreachable` after 30 seconds at the latest."""
+    accepts_tls: bool = Attribute("Whether peers that connect have to speak TLS. The service sets it.")
+
+    def connect(peer: TransportAddress, tls: Any = None) -> Any:
+        """A Deferred of an `IPeerConnection`. `tls` is a `relayd.turn.outputs.PeerTls`, or None.
+
+        Fails with `PeerUnreachable`, after 38 seconds at the latest, or with `PeerNotAuthenticated`.
+        """
 
 
 class IPeerConnection(IByteStream):
     """A peer data connection. It is not read before it is joined."""
 
     peer: TransportAddress = Attribute("The peer, as the kernel names it.")
+    protocol: bytes | None = Attribute("What was agreed on by ALPN, if anything was.")
 
 
 class IRelayReceiver(Interface):
@@ -206,6 +212,9 @@ class IRelayReceiver(Interface):
 
 class ITcpRelayReceiver(IRelayReceiver):
     """Whoever opened a relay for TCP."""
+
+    def awaits_peer(relay: ITcpRelay, peer: TransportAddress) -> bool:
+        """Whether a connection of that peer's would be taken."""
 
     def peer_arrived(relay: ITcpRelay, connection: IPeerConnection) -> None:
         """A peer opened a TCP connection to the relayed address."""
@@ -230,6 +239,12 @@ class IPeerTransport(Interface):
 
     def close() -> Any:
         """Release everything still open. None, or a Deferred that fires when no descriptor is left."""
+
+
+class ITcpPeerTransport(IPeerTransport):
+    """Opens `ITcpRelay`s."""
+
+    accepts_tls: bool = Attribute("Whether there is a certificate to be shown to peers that connect.")
 
 
 class IPeerTransportFactory(Interface):

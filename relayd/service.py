@@ -19,7 +19,7 @@ from zope.interface import implementer
 from relayd.address import AppConnection, Path, TransportAddress
 from relayd.dataplane.flow import Flow
 from relayd.dataplane.hairpin import Hairpin
-from relayd.errors import PeerUnreachable, RelayUnavailable
+from relayd.errors import PeerNotAuthenticated, PeerUnreachable, RelayUnavailable
 from relayd.interfaces import (
     IAllocationObserver,
     IClientPath,
@@ -143,6 +143,9 @@ class RelayService:
     def relay_failed(self, relay: IRelay) -> None:
         self._tell_core(self.core.relay_failed, relay)
 
+    def awaits_peer(self, relay: ITcpRelay, peer: TransportAddress) -> bool:
+        return self.core.awaits(relay, self._tcp_hairpin.to_advertised(peer), self._clock.seconds())
+
     def peer_arrived(self, relay: ITcpRelay, connection: IPeerConnection) -> None:
         peer = self._tcp_hairpin.to_advertised(connection.peer)
         self._tell_core(self.core.peer_arrived, relay, peer, connection)
@@ -257,12 +260,14 @@ class RelayService:
         relay: Any = request.relay
 
         def failed(failure: Failure) -> None:
-            if not failure.check(PeerUnreachable):
+            if not failure.check(PeerUnreachable, PeerNotAuthenticated):
                 self._log.failure("could not connect to a peer", failure)
-            self._answer(request, out.PeerNotConnected())
+            self._answer(request, out.PeerNotConnected(460 if failure.check(PeerNotAuthenticated) else 447))
 
-        connected = relay.connect(self._tcp_hairpin.to_bound(request.peer))
-        connected.addCallbacks(lambda connection: self._answer(request, out.PeerConnected(connection)), failed)
+        def reached(connection: IPeerConnection) -> None:
+            self._answer(request, out.PeerConnected(connection, connection.protocol))
+
+        relay.connect(self._tcp_hairpin.to_bound(request.peer), request.tls).addCallbacks(reached, failed)
 
     def _join_connections(self, output: out.JoinConnections) -> None:
         connection: Any = output.connection
@@ -335,6 +340,8 @@ class RelayService:
                     failed = (family, 508)
                     continue
                 relay.limit = limit
+                if request.tls:
+                    relay.accepts_tls = True
                 relays.append((relay, advertised))
                 if reserved is not None:
                     reserved_relay, self._reserved[reserved_relay] = reserved[0], reserved[1]

@@ -15,7 +15,7 @@ from relayd.address import AppConnection, Family, TransportAddress
 from relayd.auth.realm import Authenticator
 from relayd.config import LOOPBACK, ListenerSettings, RelayAddress, RelaySettings, Settings
 from relayd.dataplane.hairpin import Hairpin
-from relayd.errors import ConfigurationError
+from relayd.errors import CannotRelay, ConfigurationError
 from relayd.interfaces import (
     IAllocationObserver,
     IAllocationObserverFactory,
@@ -92,10 +92,13 @@ def build_daemon(
     authenticator = Authenticator([one_user.checker()] if one_user else checkers, reactor)
     data_plane = plane_factory.make(reactor)
     try:
-        transports = make_peer_transports(reactor, data_plane, RelaySettings(relays, *settings.relay_ports))
+        relaying = RelaySettings(
+            relays, *settings.relay_ports, settings.peer_ca, settings.peer_certificate, settings.peer_key
+        )
+        transports = make_peer_transports(reactor, data_plane, relaying)
     except ConfigurationError as why:
         data_plane.close()
-        if settings.relay_address:
+        if settings.relay_address or not isinstance(why, CannotRelay):
             raise
         raise ConfigurationError(f"{why} (this one was taken from --listen)") from None
     core = TurnServer(
@@ -144,6 +147,7 @@ def turn_settings(
     return TurnSettings(
         realm=settings.realm,
         transports={transport.transport: _families(transport) for transport in transports},
+        accepts_tls=any(getattr(transport, "accepts_tls", False) for transport in transports),
         default_lifetime=settings.default_lifetime,
         max_lifetime=settings.max_lifetime,
         user_quota=settings.user_quota,

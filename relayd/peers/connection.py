@@ -44,6 +44,7 @@ class PeerConnection(TwistedProtocol):
         opened: Callable[[PeerConnection], Any],
     ) -> None:
         self.peer = peer
+        self.protocol: bytes | None = None  # that was agreed on by ALPN
         self._relay = relay
         self._receiver = receiver
         self._clock = clock
@@ -54,11 +55,8 @@ class PeerConnection(TwistedProtocol):
     # --- what the transport calls ---
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        transport.setTcpNoDelay(True)
-        self._end = StreamEnd(transport, self._clock, half_closes=True)
         self._relay.connections.add(self)
-        self._opened(self)
+        self._begin(half_closes=True)
 
     def dataReceived(self, data: bytes) -> None:
         end = self._made
@@ -117,6 +115,16 @@ class PeerConnection(TwistedProtocol):
         self._made.abort()
 
     # --- within ---
+
+    def _begin(self, half_closes: bool) -> None:
+        transport: Any = self.transport
+        transport.setTcpNoDelay(True)
+        self._end = StreamEnd(transport, self._clock, half_closes)
+        self._opened(self)
+
+    @property
+    def _is_made(self) -> bool:
+        return self._end is not None
 
     @property
     def _made(self) -> StreamEnd:

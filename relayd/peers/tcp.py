@@ -22,19 +22,22 @@ from zope.interface import implementer
 from relayd.address import Family, TransportAddress
 from relayd.config import RelaySettings
 from relayd.core import Entropy
-from relayd.errors import ConfigurationError, PeerUnreachable, RelayUnavailable
+from relayd.errors import CannotRelay, PeerNotAuthenticated, PeerUnreachable, RelaydError, RelayUnavailable
 from relayd.interfaces import (
     Counters,
     IDataPlane,
-    IPeerTransport,
     IPeerTransportFactory,
     IRelay,
+    ITcpPeerTransport,
     ITcpRelay,
     ITcpRelayReceiver,
 )
 from relayd.peers.connection import PeerConnection
 from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
+from relayd.peers.tls import PeerTlsOptions, TlsPeerConnection, over_tls
 from relayd.rate import TokenBucket
+from relayd.turn.outputs import PeerTls
+from relayd.turn.peer_connections import MAX_CONNECTIONS
 
 TCP = 6  # IP protocol number
 
@@ -51,14 +54,21 @@ class TcpRelay(ServerFactory):
     noisy = False
 
     def __init__(
-        self, reactor: Any, address: TransportAddress, receiver: ITcpRelayReceiver, gone: Callable[[TcpRelay], Any]
+        self,
+        reactor: Any,
+        address: TransportAddress,
+        receiver: ITcpRelayReceiver,
+        tls: PeerTlsOptions,
+        gone: Callable[[TcpRelay], Any],
     ) -> None:
         self.address = address
+        self.accepts_tls = False
         self.counters = Counters()
         self.limit: TokenBucket | None = None
         self.connections: set[PeerConnection] = set()
         self._reactor = reactor
         self._receiver = receiver
+        self._tls = tls
         self._gone = gone
         self._port: Any = None
         self._attempts: set[_Attempt] = set()
@@ -88,12 +98,16 @@ class TcpRelay(ServerFactory):
         """Nor runs of them."""
         self.counters.dropped += len(payloads)
 
-    def connect(self, peer: TransportAddress) -> Deferred[PeerConnection]:
+    def connect(self, peer: TransportAddress, tls: PeerTls | None = None) -> Deferred[PeerConnection]:
         """See `ITcpRelay.connect`."""
         if self._closed:
             return fail(PeerUnreachable("the relayed address is closed"))
+        try:
+            options = None if tls is None else self._tls.client(tls)
+        except PeerNotAuthenticated as error:
+            return fail(error)
         connected: Deferred[PeerConnection] = Deferred()
-        attempt = _Attempt(self, self._receiver, peer, self._reactor, connected)
+        attempt = _Attempt(self, self._receiver, peer, self._reactor, options, connected)
         self._attempts.add(attempt)
         attempt.begin()
         return connected
@@ -115,11 +129,17 @@ class TcpRelay(ServerFactory):
 
     # --- what Twisted, the connections and the attempts call ---
 
-    def buildProtocol(self, addr: Any) -> PeerConnection | None:
-        if self._closed:
-            return None
+    def buildProtocol(self, addr: Any) -> Any:
         peer = TransportAddress.parse(addr.host, addr.port)
-        return PeerConnection(self, self._receiver, peer, self._reactor, self._arrived)
+        # Asked here, so that strangers cost neither a protocol nor a handshake; Twisted then closes the connection.
+        if self._closed or not self._receiver.awaits_peer(self, peer):
+            return None
+        if not self.accepts_tls:
+            return PeerConnection(self, self._receiver, peer, self._reactor, self._arrived)
+        if len(self.connections) >= MAX_CONNECTIONS:
+            return None
+        above = TlsPeerConnection(self, self._receiver, peer, self._reactor, self._arrived, lambda error: None)
+        return over_tls(self._tls.server, False, above, self._reactor)
 
     def lost(self, connection: PeerConnection) -> None:
         """A connection is gone."""
@@ -171,11 +191,18 @@ class _Attempt(ClientFactory):
         receiver: ITcpRelayReceiver,
         peer: TransportAddress,
         reactor: Any,
+        tls: Any,
         connected: Deferred[PeerConnection],
     ) -> None:
+        """`tls`: the options of TLS, or None."""
         self._relay = relay
-        self._connection = PeerConnection(relay, receiver, peer, reactor, self._opened)
+        self._peer = peer
         self._connected = connected
+        if tls is None:
+            self._protocol: Any = PeerConnection(relay, receiver, peer, reactor, self._opened)
+        else:
+            above = TlsPeerConnection(relay, receiver, peer, reactor, self._opened, self._failed)
+            self._protocol = over_tls(tls, True, above, reactor)
         local = relay.address.host, relay.address.port
         self._connector: Any = _Connector(peer.host, peer.port, self, CONNECT_TIMEOUT, local, reactor)
 
@@ -185,21 +212,24 @@ class _Attempt(ClientFactory):
     def give_up(self) -> None:
         self._connector.stopConnecting()
 
-    def buildProtocol(self, addr: Any) -> PeerConnection:
-        return self._connection
+    def buildProtocol(self, addr: Any) -> Any:
+        self._relay.ended(self)  # from here on it is among the connections
+        return self._protocol
 
     def clientConnectionFailed(  # noqa: N802
         self, connector: Any, reason: Failure
     ) -> None:
         self._relay.ended(self)
-        self._connected.errback(PeerUnreachable(f"{self._connection.peer}: {reason.getErrorMessage()}"))
+        self._failed(PeerUnreachable(f"{self._peer}: {reason.getErrorMessage()}"))
 
     def _opened(self, connection: PeerConnection) -> None:
-        self._relay.ended(self)
         self._connected.callback(connection)
 
+    def _failed(self, error: RelaydError) -> None:
+        self._connected.errback(error)
 
-@implementer(IPeerTransport)
+
+@implementer(ITcpPeerTransport)
 class TcpPeers:
     """Relayed TCP transport addresses. Its Deferreds have fired when they are returned."""
 
@@ -207,6 +237,8 @@ class TcpPeers:
 
     def __init__(self, reactor: Any, settings: RelaySettings, entropy: Entropy = secrets.token_bytes) -> None:
         self._reactor: Any = reactor
+        self._tls = PeerTlsOptions(settings)
+        self.accepts_tls = self._tls.server is not None
         self._ports = RelayPorts(settings, entropy)
         self.families = self._ports.families
         self.default_family = self._ports.default_family
@@ -221,7 +253,7 @@ class TcpPeers:
         section 5.1).
         """
         for address, port in self._ports.candidates(family):
-            relay = TcpRelay(self._reactor, address.bound.with_port(port), receiver, self._forget)
+            relay = TcpRelay(self._reactor, address.bound.with_port(port), receiver, self._tls, self._forget)
             try:
                 relay.listen()
             except OSError as error:
@@ -268,7 +300,7 @@ class TcpPeersFactory:
                 with socket.socket(family, socket.SOCK_STREAM) as probe:
                     probe.bind((address.bound.host, 0))
             except OSError as error:
-                raise ConfigurationError(
+                raise CannotRelay(
                     f"cannot relay TCP from {address.bound.host}: {error.strerror or error}; "
                     "give --relay-address an address of this machine"
                 ) from error

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings
 from relayd.core import Entropy
-from relayd.errors import ConfigurationError, RelayUnavailable
+from relayd.errors import CannotRelay, RelayUnavailable
 from relayd.interfaces import IDataPlane, IPeerTransport, IPeerTransportFactory, IRelay, IRelayReceiver
 from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
 
@@ -109,7 +109,7 @@ class UdpPeersFactory:
             try:
                 data_plane.open_relay(address.bound.with_port(0), _Nobody()).close()
             except OSError as error:
-                raise ConfigurationError(
+                raise CannotRelay(
                     f"cannot relay from {address.bound.host}: {error.strerror or error}; "
                     "give --relay-address an address of this machine"
                 ) from error

@@ -35,6 +35,9 @@ class Receiver:
         self.arrived: list[PeerConnection] = []
         self.lost: list[PeerConnection] = []
 
+    def awaits_peer(self, relay: Any, peer: Any) -> bool:
+        return True
+
     def peer_arrived(self, relay: Any, connection: Any) -> None:
         self.arrived.append(connection)
 
@@ -95,7 +98,7 @@ async def until(holds: Any) -> None:
     raise AssertionError("it did not come to be")
 
 
-class TcpPeersTest(TestCase):
+class PeersCase(TestCase):
     """Every test starts with one relayed address on loopback, and ends with no descriptor left."""
 
     family = Family.IPV4
@@ -147,6 +150,10 @@ class TcpPeersTest(TestCase):
         self.addCleanup(accepted.close)
         assert TransportAddress.parse(*source[:2]) == relay.address
         return connection, accepted
+
+
+class TcpPeersTest(PeersCase):
+    """Without TLS."""
 
     async def test_interfaces(self) -> None:
         """What it gives is what the service expects."""

@@ -71,30 +71,37 @@ class Conversation(Protocol):
         assert self.heard == data
 
 
-class TcpPeer(ServerFactory):
-    """A peer that listens."""
+class Conversations(ServerFactory):
+    """What a listening peer hears, connection by connection."""
 
     noisy = False
 
+    def __init__(self) -> None:
+        self.made: list[Conversation] = []
+        self._queue: DeferredQueue[Conversation] = DeferredQueue()
+
+    def buildProtocol(self, addr: Any) -> Conversation:
+        made = Conversation()
+        self.made.append(made)
+        self._queue.put(made)
+        return made
+
+    def next(self) -> Deferred[Conversation]:
+        return patiently(self._queue.get())
+
+
+class TcpPeer(Conversations):
+    """A peer that listens."""
+
     def __init__(self, host: str) -> None:
-        self.conversations: DeferredQueue[Conversation] = DeferredQueue()
-        self._made: list[Conversation] = []
+        super().__init__()
         self._port = reactor.listenTCP(0, self, interface=host)
         bound: Any = self._port.getHost()
         self.address = TransportAddress.parse(host, bound.port)
 
-    def buildProtocol(self, addr: Any) -> Conversation:
-        made = Conversation()
-        self._made.append(made)
-        self.conversations.put(made)
-        return made
-
-    def next(self) -> Deferred[Conversation]:
-        return patiently(self.conversations.get())
-
     async def close(self) -> None:
         await maybeDeferred(self._port.stopListening)
-        for conversation in self._made:
+        for conversation in self.made:
             if conversation.end not in ("closed", "reset"):
                 await conversation.close()
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString, wrapClientTLS
+from twisted.internet.ssl import Certificate as TrustRoot
+from twisted.internet.ssl import optionsForClientTLS
+
 from relayd.address import AppConnection, TransportAddress
 from relayd.stun import attributes as a
 from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import Class, Message, Method, decode, encode
-from tests.support.tcp_peer import Conversation, TcpPeer, call
+from tests.support.tcp_peer import Conversation, Conversations, TcpPeer, call
 from tests.support.turn_client import TurnClient, code_of, eventually
 
-from .suite import HouseCase
+from .suite import HouseCase, certificate
 
 TCP_ATTRIBUTE = (a.REQUESTED_TRANSPORT, 6)
 MEGABYTE = 1 << 20
 
 
-class TcpAllocationSuite(HouseCase):
-    """The promises. Subclasses say over which connections."""
-
-    __test__ = False
+class TcpAllocationCase(HouseCase):
+    """A relay, and how its clients come to TCP allocations and data connections."""
 
     async def tcp_client(self, username: str = "alice") -> tuple[TurnClient, TransportAddress]:
         """A client with a TCP allocation, and its relayed address."""
@@ -65,6 +68,12 @@ class TcpAllocationSuite(HouseCase):
         conversation = await peer.next()
         assert conversation.remote == relayed
         return client, wire, conversation
+
+
+class TcpAllocationSuite(TcpAllocationCase):
+    """The promises. Subclasses say over which connections."""
+
+    __test__ = False
 
     async def test_bytes_go_both_ways(self) -> None:
         """As they are: a few, many, and none that belong to TURN."""
@@ -287,6 +296,70 @@ class WssTest(TcpAllocationSuite):
 
     __test__ = True
     kind = AppConnection.WSS
+
+
+class TlsPeersTest(TcpAllocationCase):
+    """A client on a WebSocket, and peers with TLS: the relay trusts the certificate of the tests, and shows it."""
+
+    kind = AppConnection.WS
+    settings = {
+        "peer_ca": certificate().certificate,
+        "peer_certificate": certificate().certificate,
+        "peer_key": certificate().key,
+    }
+
+    async def test_a_peer_with_tls(self) -> None:
+        """Reached under its own name, refused with 460 under another; the client speaks in the clear."""
+        files = certificate()
+        endpoint: Any = serverFromString(
+            reactor, f"ssl:0:interface=127.0.0.1:privateKey={files.key}:certKey={files.certificate}"
+        )
+        peers = Conversations()
+        port = await endpoint.listen(peers)
+        address = TransportAddress.parse("127.0.0.1", port.getHost().port)
+        client, _ = await self.tcp_client()
+
+        def ask(name: str) -> Any:
+            return client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, address), (a.PEER_TLS, name)])
+
+        assert code_of(await ask("other.example")) == 460
+        answer = await ask("localhost")
+        assert code_of(answer) == 0
+        wire = await self.data(answer.get(a.CONNECTION_ID) or 0)
+        wire.write(b"in the clear")
+        await peers.next()  # the one that was refused
+        conversation = await peers.next()
+        await conversation.hears(b"in the clear")
+        conversation.say(b"all right")
+        await eventually(lambda: wire.raw == b"all right")
+        await conversation.close()
+        await eventually(lambda: wire.end == "closed")
+        await port.stopListening()
+
+    async def test_a_peer_that_calls_with_tls(self) -> None:
+        """It sees the relay's certificate, and the client hears of it after the handshake."""
+        client = await self.client()
+        await client.greet()
+        allocated = await client.ask(Method.ALLOCATE, [TCP_ATTRIBUTE, (a.PEER_TLS, "")])
+        relayed = allocated.get(a.XOR_RELAYED_ADDRESS)
+        assert relayed is not None
+        assert allocated.get(a.PEER_TLS) == ""
+        announced: list[Message] = []
+        receive = client.wire.received
+        client.wire.received = lambda data: announced.append(decode(data)) if data[1] == 0x1C else receive(data)
+        await client.permit(relayed)
+        trusted = TrustRoot.loadPEM(certificate().certificate.read_bytes())
+        endpoint = wrapClientTLS(
+            optionsForClientTLS("localhost", trustRoot=trusted),
+            TCP4ClientEndpoint(reactor, relayed.host, relayed.port),
+        )
+        caller = await connectProtocol(endpoint, Conversation())
+        await eventually(lambda: announced)
+        wire = await self.data(announced[0].get(a.CONNECTION_ID) or 0)
+        caller.say(b"ring")
+        await eventually(lambda: wire.raw == b"ring")
+        await caller.close()
+        await eventually(lambda: wire.end == "closed")
 
 
 class BatchedTest(TcpAllocationSuite):

@@ -1,0 +1,260 @@
+"""Promises of TLS between the relay and its peers, on real sockets: who is believed, and what is said of the others."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from relayd.address import TransportAddress
+from relayd.config import RelayAddress, RelaySettings
+from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable
+from relayd.peers.tcp import TcpPeers, TcpPeersFactory
+from relayd.turn.outputs import PeerTls
+
+from .test_tcp_peers import LOOPBACK4, NO_PLANE, PATIENCE, End, PeersCase, until
+
+NOW = datetime.datetime.now(datetime.UTC)
+DAY = datetime.timedelta(days=1)
+Key = ec.EllipticCurvePrivateKey
+
+
+class Authority:
+    """Issues certificates, and writes PEM files."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._certificate = self._sign(self._name, self._key, [], DAY, is_authority=True)
+        self.file = self._write(f"{name}.pem", self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, *names: str, lasts: datetime.timedelta = DAY) -> tuple[Path, Path]:
+        """A certificate for those names or addresses, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        certificate = self._sign(subject, key, names, lasts)
+        stem = f"{names[0]}-{lasts.days}"
+        return (
+            self._write(f"{stem}.pem", certificate.public_bytes(serialization.Encoding.PEM)),
+            self._write(
+                f"{stem}.key",
+                key.private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                ),
+            ),
+        )
+
+    def _sign(
+        self, subject: x509.Name, key: Key, names: Any, lasts: datetime.timedelta, is_authority: bool = False
+    ) -> x509.Certificate:
+        general = [
+            x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names
+        ]
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - 3 * DAY)
+            .not_valid_after(NOW + lasts)
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        )
+        if general:
+            builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _write(self, name: str, data: bytes) -> Path:
+        path = self._directory / name
+        path.write_bytes(data)
+        return path
+
+
+class TlsPeersTest(PeersCase):
+    """The relay trusts one authority, and has a certificate from it."""
+
+    def make(self, lowest: int = 49152, highest: int = 65535) -> TcpPeers:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.authority = Authority(Path(directory.name), "authority")
+        self.other_authority = Authority(Path(directory.name), "other-authority")
+        certificate, key = self.authority.issue("relay.example")
+        settings = RelaySettings(
+            (RelayAddress(LOOPBACK4, LOOPBACK4),), lowest, highest, self.authority.file, certificate, key
+        )
+        return TcpPeersFactory().make(reactor, NO_PLANE, settings)
+
+    def serve(self, files: tuple[Path, Path], talk: Callable[[ssl.SSLSocket], Any]) -> tuple[TransportAddress, Any]:
+        """A TLS peer that serves one connection in a thread; its address, and a Deferred of what `talk` gave, or of
+        the error.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*files)
+        context.set_alpn_protocols(["msrp"])
+        listening = self.listener()
+
+        def run() -> Any:
+            accepted, _ = listening.accept()
+            accepted.settimeout(PATIENCE)
+            try:
+                with context.wrap_socket(accepted, server_side=True) as wrapped:
+                    return talk(wrapped)
+            except OSError as error:
+                return error
+
+        return self.address_of(listening), deferToThread(run)
+
+    async def test_a_peer_that_proves_its_name(self) -> None:
+        """By a certificate of an authority that is trusted; bytes go both ways, and ALPN is told."""
+        relay = await self.open()
+
+        def echo(wrapped: ssl.SSLSocket) -> bytes:
+            data = wrapped.recv(100)
+            wrapped.sendall(data.upper())
+            wrapped.unwrap()
+            return data
+
+        address, talked = self.serve(self.authority.issue("peer.example"), echo)
+        connection = await relay.connect(address, PeerTls("peer.example", (b"http/1.1", b"msrp")))
+        assert connection.protocol == b"msrp"
+        end: Any = End()
+        connection.join(end)
+        connection.write(b"hello")
+        assert await talked == b"hello"
+        await until(lambda: end.ends)
+        assert (end.data, end.ends) == (b"HELLO", ["close"])
+
+    async def test_an_address_can_be_a_name(self) -> None:
+        """Where the certificate is for the address."""
+        relay = await self.open()
+        address, talked = self.serve(self.authority.issue("127.0.0.1"), lambda wrapped: wrapped.recv(1))
+        connection = await relay.connect(address, PeerTls("127.0.0.1"))
+        connection.join(End())  # type: ignore[arg-type]
+        connection.write(b"x")
+        assert await talked == b"x"
+
+    async def refused(self, files: tuple[Path, Path], name: str = "peer.example") -> None:
+        """The connection fails as one with somebody else, who hears nothing."""
+        relay = await self.open()
+        address, talked = self.serve(files, lambda wrapped: wrapped.recv(1))
+        with pytest.raises(PeerNotAuthenticated):
+            await relay.connect(address, PeerTls(name))
+        assert isinstance(await talked, OSError) or await talked == b""
+        relay.close()
+
+    async def test_a_wrong_name(self) -> None:
+        """The certificate is good, for somebody else."""
+        await self.refused(self.authority.issue("other.example"))
+
+    async def test_an_expired_certificate(self) -> None:
+        """It was good until yesterday."""
+        await self.refused(self.authority.issue("peer.example", lasts=-DAY))
+
+    async def test_an_authority_that_is_not_trusted(self) -> None:
+        """Its chain leads nowhere, as that of a self-signed one does."""
+        await self.refused(self.other_authority.issue("peer.example"))
+
+    async def test_a_peer_without_tls(self) -> None:
+        """It is unreachable, and not somebody else: nothing was proved either way."""
+        relay = await self.open()
+        listening = self.listener()
+
+        def talk() -> None:
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.sendall(b"220 mail.example ESMTP\r\n")
+                accepted.settimeout(PATIENCE)
+                accepted.recv(1000)
+
+        talked = deferToThread(talk)
+        with pytest.raises(PeerUnreachable):
+            await relay.connect(self.address_of(listening), PeerTls("peer.example"))
+        await talked
+
+    async def test_a_peer_that_hangs_up_in_the_handshake(self) -> None:
+        """Is unreachable."""
+        relay = await self.open()
+        listening = self.listener()
+        talked = deferToThread(lambda: listening.accept()[0].close())
+        with pytest.raises(PeerUnreachable):
+            await relay.connect(self.address_of(listening), PeerTls("peer.example"))
+        await talked
+
+    async def test_peers_that_call_with_tls(self) -> None:
+        """They see the relay's certificate; without TLS they get nowhere."""
+        relay = await self.open()
+        relay.accepts_tls = True
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+
+        def call() -> bytes:
+            with (
+                socket.create_connection((relay.address.host, relay.address.port), PATIENCE) as below,
+                context.wrap_socket(below, server_hostname="relay.example") as wrapped,
+            ):
+                wrapped.sendall(b"ring")
+                return wrapped.recv(100)
+
+        called = deferToThread(call)
+        await until(lambda: self.receiver.arrived)
+        (connection,) = self.receiver.arrived
+        end: Any = End()
+        connection.join(end)
+        await until(lambda: end.data == b"ring")
+        connection.write(b"yes?")
+        assert await called == b"yes?"
+        with socket.create_connection((relay.address.host, relay.address.port), PATIENCE) as plain:
+            plain.sendall(b"no TLS at all\r\n\r\n")
+            assert await deferToThread(lambda: plain.recv(100)[:1]) in (b"", b"\x15")
+        assert self.receiver.arrived == [connection]
+
+    async def test_a_relay_that_closes_gives_up_handshakes(self) -> None:
+        """Both those that it began and those that peers did."""
+        relay = await self.open()
+        relay.accepts_tls = True
+        listening = self.listener()
+        pending = relay.connect(self.address_of(listening), PeerTls("peer.example"))
+        with socket.create_connection((relay.address.host, relay.address.port), PATIENCE) as silent:
+            await until(lambda: len(relay.connections) == 2)
+            relay.abort()
+            with pytest.raises(PeerUnreachable):
+                await pending
+            assert await deferToThread(lambda: ended(silent))
+
+    async def test_configuration_that_does_not_work(self) -> None:
+        """One line that names the option and the file."""
+        certificate, key = self.authority.issue("relay.example")
+        _, other_key = self.authority.issue("other.example")
+        addresses = (RelayAddress(LOOPBACK4, LOOPBACK4),)
+        missing = certificate.with_name("missing.pem")
+        for settings, words in [
+            (RelaySettings(addresses, peer_ca=missing), "--peer-ca .*missing.pem"),
+            (RelaySettings(addresses, peer_ca=key), "--peer-ca .*PEM"),
+            (RelaySettings(addresses, peer_certificate=certificate), "both"),
+            (RelaySettings(addresses, peer_certificate=missing, peer_key=key), "missing.pem"),
+            (RelaySettings(addresses, peer_certificate=certificate, peer_key=certificate), "--peer-key .*PEM"),
+            (RelaySettings(addresses, peer_certificate=certificate, peer_key=other_key), "does not belong"),
+        ]:
+            with pytest.raises(ConfigurationError, match=words):
+                TcpPeersFactory().make(reactor, NO_PLANE, settings)
+
+
+def ended(connected: socket.socket) -> bool:
+    """Whether the other side ends the connection, in order or not."""
+    try:
+        return connected.recv(1) == b""
+    except ConnectionResetError:
+        return True
