@@ -211,7 +211,8 @@ def _conditions(releases: dict[str, str], rounds: int, seconds: float) -> str:
         f"\n{today}: {servers}; {python}, Linux {platform.release()}, {_processor()}.\n"
         f"Each server on one core, the generator on another; {rounds} rounds of {seconds:g} s, turn and turn about.\n"
         "Medians (lowest-highest) of each, and the median of the rounds' ratios. CPU time is that of the\n"
-        f"server process; load average {os.getloadavg()[0]:.1f}.\n"
+        f"server process; load average {os.getloadavg()[0]:.1f}. {BASELINE} speaks no WebSocket: beside WS and\n"
+        f"WSS it is measured over TCP and TLS. ({ORDINARY}) is relayd with Autobahn's ordinary path for each message.\n"
     )
 
 
