@@ -170,8 +170,11 @@ class Frames(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn is not 
 
 
 def _frames_factory() -> WebSocketClientFactory:
-    """What Autobahn wants to know once for all connections: above all, that no timer is its own."""
-    factory = WebSocketClientFactory()
+    """What Autobahn wants to know once for all connections: above all, that no timer is its own.
+
+    So it needs no reactor, and would install one if it were given none.
+    """
+    factory = WebSocketClientFactory(reactor=object())
     factory.setProtocolOptions(
         utf8validateIncoming=False,  # text is refused whatever it says
         maxFramePayloadSize=MAX_MESSAGE,
