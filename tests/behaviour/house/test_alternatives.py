@@ -14,6 +14,7 @@ from tests.support.turn_client import eventually, pause
 from tests.support.wires import patiently
 
 WAYS = [kind for kind in AppConnection if kind is not AppConnection.DC]
+PATIENCE = 60.0  # seconds, more than is let pass
 
 
 class AlternativesTests(ClientCase):
@@ -21,7 +22,7 @@ class AlternativesTests(ClientCase):
         """Of all ways that begin in the same moment, or a turn of the reactor apart, one is left in the end."""
         for turns in range(8):
             clock = WarpedReactor()
-            alternatives = Alternatives(clock, self.clients(clock), 5.0, Progress())
+            alternatives = Alternatives(clock, self.clients(clock), PATIENCE, Progress())
             waiting = alternatives.allocate(Collector())
             for _ in WAYS:
                 clock.advance(STAGGER)
