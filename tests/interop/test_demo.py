@@ -29,7 +29,8 @@ class Site:
     """A relay behind nginx."""
 
     server: TurnServer
-    port: int  # of the relay's own listener
+    port: int  # of the relay's own listener, without TLS
+    mixed: int  # of the one that takes every protocol, with TLS
     proxy: ReverseProxy
 
     @property
@@ -45,11 +46,12 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Site]:
-    directory, port = tmp_path_factory.mktemp("demo"), free_ports()
-    web = f"--listen=web=tcp:{port}:interface=127.0.0.1"
-    server = start_relayd(directory, certificate, web, "--trust-proxy=127.0.0.1")
+    directory, port, mixed = tmp_path_factory.mktemp("demo"), free_ports(), free_ports()
+    keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
+    ways = [f"web=tcp:{port}:interface=127.0.0.1", f"any=ssl:{mixed}:interface=127.0.0.1:{keys}"]
+    server = start_relayd(directory, certificate, *(f"--listen={way}" for way in ways), "--trust-proxy=127.0.0.1")
     proxy = start_nginx(tmp_path_factory.mktemp("nginx"), Upstream(port, port, certificate))
-    yield Site(server, port, proxy)
+    yield Site(server, port, mixed, proxy)
     proxy.process.kill()
     assert_clean_end(server)
 
@@ -155,6 +157,19 @@ def test_a_newcomer(site: Site, visitor: Visitor) -> None:
     assert all(each.startswith(f"{site.url}/") and PASSWORD not in each for each in asked), asked
     opened = {each["url"] for each in browser.of("Network.webSocketCreated")}
     assert opened == {f"wss://localhost:{site.proxy.port}/turn"}
+
+
+def test_one_port_for_all(site: Site, visitor: Visitor) -> None:
+    """Without a proxy, on the port where TURN is spoken too: the browser gets its pages and its WebSockets there."""
+    visitor.browser.open(f"https://localhost:{site.mixed}/demo{CREDENTIALS}")
+    visitor.click("button")
+    visitor.waits_for_datagrams(10)
+    assert visitor.reads("lost") == "0"
+    assert visitor.reads("state") == "running over wss"
+    visitor.browser.wait_for(lambda: site.allocations() == {"wss": 2}, "two allocations")
+    visitor.click("button")
+    visitor.browser.wait_for(lambda: site.allocations() == {}, "the allocations are gone")
+    assert visitor.browser.complaints() == []
 
 
 def test_an_echo_of_ones_own_choice(site: Site, visitor: Visitor, echo: str) -> None:
