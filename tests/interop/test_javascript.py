@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ PATIENCE = 120.0  # seconds; on a loaded machine they take ten
 
 def run(words: list[str], directory: Path, environment: Mapping[str, str] | None = None) -> str:
     """Run a program to its end, which has to be a good one; what it printed."""
-    ended = subprocess.run(
+    with subprocess.Popen(
         words,
         cwd=directory,
         env={**os.environ, **(environment or {})},
@@ -37,11 +38,16 @@ def run(words: list[str], directory: Path, environment: Mapping[str, str] | None
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout
-    return ended.stdout
+        start_new_session=True,
+    ) as child:
+        try:
+            printed, _ = child.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)  # Node's runner starts a process for each file
+            printed, _ = child.communicate()
+            pytest.fail(f"{words[0]} did not end within {PATIENCE} seconds; it printed:\n{printed}")
+    assert child.returncode == 0, printed
+    return printed
 
 
 def require_node() -> str:
