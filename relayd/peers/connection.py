@@ -23,11 +23,12 @@ from relayd.valve import Valve
 class RelayedAddress(Protocol):
     """What a connection needs of the relayed address that it belongs to."""
 
+    address: TransportAddress
     counters: Counters
     limit: TokenBucket | None
-    connections: set[PeerConnection]
+    connections: set[IPeerConnection]
 
-    def lost(self, connection: PeerConnection) -> None:
+    def lost(self, connection: IPeerConnection) -> None:
         """A connection is gone."""
 
 

@@ -26,12 +26,14 @@ from relayd.errors import CannotRelay, PeerNotAuthenticated, PeerUnreachable, Re
 from relayd.interfaces import (
     Counters,
     IDataPlane,
+    IPeerConnection,
     IPeerTransportFactory,
     IRelay,
     ITcpPeerTransport,
     ITcpRelay,
     ITcpRelayReceiver,
 )
+from relayd.peers.bridged import bridge
 from relayd.peers.connection import PeerConnection
 from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
 from relayd.peers.tls import PeerTlsOptions, TlsPeerConnection, over_tls
@@ -59,16 +61,19 @@ class TcpRelay(ServerFactory):
         address: TransportAddress,
         receiver: ITcpRelayReceiver,
         tls: PeerTlsOptions,
+        find: Callable[[TransportAddress], TcpRelay | None],
         gone: Callable[[TcpRelay], Any],
     ) -> None:
+        """`find` gives the relayed address that is open at a place."""
         self.address = address
         self.accepts_tls = False
         self.counters = Counters()
         self.limit: TokenBucket | None = None
-        self.connections: set[PeerConnection] = set()
+        self.connections: set[IPeerConnection] = set()
         self._reactor = reactor
         self._receiver = receiver
         self._tls = tls
+        self._find = find
         self._gone = gone
         self._port: Any = None
         self._attempts: set[_Attempt] = set()
@@ -98,15 +103,20 @@ class TcpRelay(ServerFactory):
         """Nor runs of them."""
         self.counters.dropped += len(payloads)
 
-    def connect(self, peer: TransportAddress, tls: PeerTls | None = None) -> Deferred[PeerConnection]:
+    def connect(self, peer: TransportAddress, tls: PeerTls | None = None) -> Deferred[IPeerConnection]:
         """See `ITcpRelay.connect`."""
         if self._closed:
             return fail(PeerUnreachable("the relayed address is closed"))
+        neighbour = self._find(peer)
+        if tls is None and neighbour is not None and neighbour is not self and neighbour.awaits(self.address):
+            ours, theirs = bridge(self, neighbour, self._receiver, self._reactor)
+            neighbour._arrived(theirs)
+            return succeed(ours)
         try:
             options = None if tls is None else self._tls.client(tls)
         except PeerNotAuthenticated as error:
             return fail(error)
-        connected: Deferred[PeerConnection] = Deferred()
+        connected: Deferred[IPeerConnection] = Deferred()
         attempt = _Attempt(self, self._receiver, peer, self._reactor, options, connected)
         self._attempts.add(attempt)
         attempt.begin()
@@ -127,6 +137,10 @@ class TcpRelay(ServerFactory):
         for connection in list(self.connections):
             connection.abort()
 
+    def awaits(self, peer: TransportAddress) -> bool:
+        """Whether a connection of that peer's, in the clear, would be taken."""
+        return not self._closed and not self.accepts_tls and self._receiver.awaits_peer(self, peer)
+
     # --- what Twisted, the connections and the attempts call ---
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -141,7 +155,7 @@ class TcpRelay(ServerFactory):
         above = TlsPeerConnection(self, self._receiver, peer, self._reactor, self._arrived, lambda error: None)
         return over_tls(self._tls.server, False, above, self._reactor)
 
-    def lost(self, connection: PeerConnection) -> None:
+    def lost(self, connection: IPeerConnection) -> None:
         """A connection is gone."""
         self.connections.discard(connection)
         self._settle()
@@ -151,7 +165,7 @@ class TcpRelay(ServerFactory):
         self._attempts.discard(attempt)
         self._settle()
 
-    def _arrived(self, connection: PeerConnection) -> None:
+    def _arrived(self, connection: IPeerConnection) -> None:
         self._receiver.peer_arrived(self, connection)
 
     def _stopped(self, _: Any) -> None:
@@ -192,7 +206,7 @@ class _Attempt(ClientFactory):
         peer: TransportAddress,
         reactor: Any,
         tls: Any,
-        connected: Deferred[PeerConnection],
+        connected: Deferred[IPeerConnection],
     ) -> None:
         """`tls`: the options of TLS, or None."""
         self._relay = relay
@@ -242,7 +256,7 @@ class TcpPeers:
         self._ports = RelayPorts(settings, entropy)
         self.families = self._ports.families
         self.default_family = self._ports.default_family
-        self._relays: set[TcpRelay] = set()
+        self._relays: dict[TransportAddress, TcpRelay] = {}
         self._empty: Deferred[None] = Deferred()
         self._closed = False
 
@@ -253,7 +267,9 @@ class TcpPeers:
         section 5.1).
         """
         for address, port in self._ports.candidates(family):
-            relay = TcpRelay(self._reactor, address.bound.with_port(port), receiver, self._tls, self._forget)
+            relay = TcpRelay(
+                self._reactor, address.bound.with_port(port), receiver, self._tls, self._relays.get, self._forget
+            )
             try:
                 relay.listen()
             except OSError as error:
@@ -261,7 +277,7 @@ class TcpPeers:
                 if unavailable is None:
                     continue
                 return fail(unavailable)
-            self._relays.add(relay)
+            self._relays[relay.address] = relay
             return succeed((relay, address.advertised.with_port(port), None))
         return fail(RelayUnavailable(f"no relayed {family.name} port is free for TCP"))
 
@@ -269,13 +285,14 @@ class TcpPeers:
         """See `IPeerTransport.close`."""
         if not self._closed:
             self._closed = True
-            for relay in list(self._relays):
+            for relay in list(self._relays.values()):
                 relay.abort()
             self._settle()
         return self._empty
 
     def _forget(self, relay: TcpRelay) -> None:
-        self._relays.discard(relay)
+        if self._relays.get(relay.address) is relay:
+            del self._relays[relay.address]
         self._settle()
 
     def _settle(self) -> None:

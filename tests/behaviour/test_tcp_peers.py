@@ -17,7 +17,7 @@ from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings
 from relayd.errors import ConfigurationError, PeerUnreachable, RelayUnavailable
 from relayd.interfaces import IPeerConnection, IPeerTransport, IPeerTransportFactory, ITcpRelay
-from relayd.peers.connection import PeerConnection
+from relayd.peers.bridged import BridgedConnection
 from relayd.peers.tcp import TcpPeers, TcpPeersFactory, TcpRelay
 from relayd.rate import TokenBucket
 from tests.support.house import descriptors
@@ -32,11 +32,12 @@ class Receiver:
     """Hears what a relay says, and lets a test wait for it."""
 
     def __init__(self) -> None:
-        self.arrived: list[PeerConnection] = []
-        self.lost: list[PeerConnection] = []
+        self.arrived: list[IPeerConnection] = []
+        self.lost: list[IPeerConnection] = []
+        self.awaits = True
 
     def awaits_peer(self, relay: Any, peer: Any) -> bool:
-        return True
+        return self.awaits
 
     def peer_arrived(self, relay: Any, connection: Any) -> None:
         self.arrived.append(connection)
@@ -58,6 +59,7 @@ class End:
         self.data = b""
         self.ends: list[str] = []
         self.paused = False
+        self.rested = 0.0
 
     def pauseProducing(self) -> None:
         self.paused = True
@@ -69,7 +71,7 @@ class End:
         """Nothing to stop."""
 
     def rest(self, seconds: float) -> None:
-        """It never writes more than it may."""
+        self.rested = seconds
 
     def write(self, data: bytes) -> None:
         self.data += data
@@ -141,7 +143,7 @@ class PeersCase(TestCase):
     def address_of(self, peer: socket.socket) -> TransportAddress:
         return TransportAddress.parse(*peer.getsockname()[:2])
 
-    async def connected(self, relay: TcpRelay) -> tuple[PeerConnection, socket.socket]:
+    async def connected(self, relay: TcpRelay) -> tuple[IPeerConnection, socket.socket]:
         """A connection from the relayed address to a peer, and the peer's end."""
         listening = self.listener()
         connection = await relay.connect(self.address_of(listening))
@@ -184,7 +186,7 @@ class TcpPeersTest(PeersCase):
         with pytest.raises(RelayUnavailable):
             await only.open(self.family, self.receiver)
         relay.close()
-        await until(lambda: relay not in self.peers._relays)
+        await until(lambda: relay.address not in self.peers._relays)
         again, _, _ = await only.open(self.family, self.receiver)
         assert again.address == relay.address
         await only.close()
@@ -296,6 +298,111 @@ class TcpPeersTest(PeersCase):
         elsewhere = TransportAddress.parse("192.0.2.1" if self.family is Family.IPV4 else "2001:db8::1", 0)
         with pytest.raises(ConfigurationError, match=f"{elsewhere.host}.*--relay-address"):
             TcpPeersFactory().make(reactor, NO_PLANE, RelaySettings((RelayAddress(elsewhere, elsewhere),)))
+
+
+class BridgedTest(PeersCase):
+    """Two relayed addresses of one relay: what holds between them is what holds through the kernel."""
+
+    async def bridged(self) -> tuple[IPeerConnection, IPeerConnection, TcpRelay, TcpRelay]:
+        """The caller's half, the one that was called, and their relays."""
+        caller, called = await self.open(), await self.open()
+        ours = await caller.connect(called.address)
+        (theirs,) = self.receiver.arrived
+        assert isinstance(ours, BridgedConnection)
+        assert isinstance(theirs, BridgedConnection)
+        assert (ours.peer, theirs.peer) == (called.address, caller.address)
+        verifyObject(IPeerConnection, ours)
+        return ours, theirs, caller, called
+
+    def joined(self, half: IPeerConnection) -> Any:
+        end = End()
+        half.join(cast(Any, end))
+        return end
+
+    async def test_bytes_go_across_inside(self) -> None:
+        """Both ways, and are counted on both sides."""
+        ours, theirs, caller, called = await self.bridged()
+        here, there = self.joined(ours), self.joined(theirs)
+        ours.write(b"ping")
+        theirs.write(b"pong!")
+        assert (there.data, here.data) == (b"ping", b"pong!")
+        counters = caller.counters, called.counters
+        assert [each.sent_bytes for each in counters] == [4, 5]
+        assert [each.received_bytes for each in counters] == [5, 4]
+        assert [each.bridged for each in counters] == [1, 1]
+
+    async def test_bytes_wait_for_the_other_end(self) -> None:
+        """Their sender is held back meanwhile; an orderly end behind them waits too."""
+        ours, theirs, _, _ = await self.bridged()
+        here = self.joined(ours)
+        ours.write(b"early")
+        assert here.paused
+        ours.finish()
+        there = self.joined(theirs)
+        assert not here.paused
+        assert (there.data, there.ends) == (b"early", ["finish"])
+
+    async def test_a_close_delivers_what_was_sent(self) -> None:
+        """Also to an end that is joined later."""
+        ours, theirs, _, _ = await self.bridged()
+        self.joined(ours)
+        ours.write(b"last words")
+        ours.close()
+        assert self.receiver.lost == [ours]
+        there = self.joined(theirs)
+        assert (there.data, there.ends) == (b"last words", ["close"])
+        assert self.receiver.lost == [ours, theirs]
+
+    async def test_each_end_is_carried_across(self) -> None:
+        """Half-close, close and reset."""
+        for end, seen in (("finish", "finish"), ("close", "close"), ("abort", "abort")):
+            self.receiver.arrived.clear()
+            ours, theirs, _, _ = await self.bridged()
+            self.joined(ours)
+            there = self.joined(theirs)
+            getattr(ours, end)()
+            assert there.ends == [seen]
+            theirs.close()
+            ours.close()
+        assert len(self.receiver.lost) == 6
+
+    async def test_a_slow_client_holds_the_other_back(self) -> None:
+        """What its transport says to the half is done to the other client."""
+        ours, theirs, _, _ = await self.bridged()
+        here, there = self.joined(ours), self.joined(theirs)
+        theirs.valve.pauseProducing()  # the transport of the client there is full
+        assert here.paused
+        assert not there.paused
+        theirs.valve.resumeProducing()
+        assert not here.paused
+
+    async def test_bandwidth_limits_of_both_sides_hold(self) -> None:
+        """The sender rests until the stricter one is paid."""
+        ours, theirs, caller, called = await self.bridged()
+        caller.limit = TokenBucket(1_000_000, 65_535, reactor.seconds())
+        called.limit = TokenBucket(1_000, 65_535, reactor.seconds())
+        here = self.joined(ours)
+        self.joined(theirs)
+        ours.write(bytes(70_535))
+        assert here.rested == pytest.approx(5.0, abs=0.5)
+
+    async def test_whoever_is_not_awaited_goes_through_the_kernel(self) -> None:
+        """Where it is refused as any stranger is."""
+        caller, called = await self.open(), await self.open()
+        self.receiver.awaits = False
+        connection = await caller.connect(called.address)
+        assert not isinstance(connection, BridgedConnection)
+        end = self.joined(connection)
+        await until(lambda: end.ends)
+        assert self.receiver.arrived == []
+
+    async def test_closing_the_relays_ends_it(self) -> None:
+        """At once, on both sides, joined or not."""
+        ours, theirs, _, _ = await self.bridged()
+        here = self.joined(ours)
+        await self.peers.close()
+        assert here.ends == ["abort"]
+        assert sorted(map(id, self.receiver.lost)) == sorted(map(id, (ours, theirs)))
 
 
 class TcpPeers6Test(TcpPeersTest):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString, wrapClientTLS
@@ -232,6 +232,39 @@ class TcpAllocationSuite(TcpAllocationCase):
         assert counters.sent_bytes < 30 * MEGABYTE
         conversation.transport.resumeProducing()  # type: ignore[union-attr]
         await eventually(lambda: len(conversation.heard) == 40 * MEGABYTE // len(much) * len(much), turns=4000)
+
+    async def test_two_clients_of_one_relay(self) -> None:
+        """They meet inside it, each with what the other's permission allows, and notice no difference."""
+        alice, alices_address = await self.tcp_client()
+        bob, bobs_address = await self.tcp_client("bob")
+        announced: list[Message] = []
+        receive = bob.wire.received
+
+        def received(data: bytes) -> None:
+            message = decode(data)
+            if message.cls is Class.INDICATION:
+                announced.append(message)
+            else:
+                receive(data)
+
+        bob.wire.received = received
+        await bob.permit(alices_address)
+        number = await self.connect(alice, bobs_address)
+        await eventually(lambda: announced)
+        assert announced[0].get(a.XOR_PEER_ADDRESS) == alices_address
+        bobs_wire = await self.data(announced[0].get(a.CONNECTION_ID) or 0, "bob")
+        bobs_wire.write(b"bob first")
+        alices_wire = await self.data(number)
+        await eventually(lambda: alices_wire.raw == b"bob first")
+        much = os.urandom(MEGABYTE)
+        for at in range(0, MEGABYTE, 50_000):
+            alices_wire.write(much[at : at + 50_000])
+        await eventually(lambda: bobs_wire.raw == much)
+        alices_wire.close()
+        await eventually(lambda: bobs_wire.end == "closed")
+        bridged = [relay.counters.bridged for each in self.house.core.sessions() for relay, _ in cast(Any, each).relays]
+        assert len(bridged) == 2
+        assert all(bridged)
 
     async def test_indications_do_nothing(self) -> None:
         """A Send indication is for UDP (RFC 6062 section 4.1), and so is a channel."""
