@@ -10,12 +10,15 @@ from twisted.logger import Logger
 from relayd.address import TransportAddress
 from relayd.client.connections import connect
 from relayd.client.server import Connection, Server
+from relayd.client.streams import StreamConnection
 from relayd.core import Entropy
 from relayd.errors import RelaydError, ServerUnavailable
 from relayd.pump import Pump
 from relayd.stun.attributes import Icmp
 from relayd.turn import client_outputs as out
 from relayd.turn.client import ClientSettings, TurnClientCore
+from relayd.turn.client_connections import ConnectionBind
+from relayd.turn.outputs import PeerTls
 
 
 class Owner:
@@ -23,6 +26,9 @@ class Owner:
 
     def data_received(self, peer: TransportAddress, data: bytes) -> None:
         """A datagram from a peer."""
+
+    def connection_attempted(self, peer: TransportAddress, number: int) -> None:
+        """A peer opened a TCP connection to the relayed address: `number` is its CONNECTION-ID."""
 
     def icmp_received(self, peer: TransportAddress, icmp: Icmp) -> None:
         """An ICMP error about a datagram to a peer."""
@@ -44,7 +50,8 @@ class Session:
         self._pump: Pump[Any] = Pump(self._core, reactor, self._perform)
         self._connection: Connection | None = None
         self._allocating: Deferred[out.Allocated | out.Redirected] | None = None
-        self._answers: dict[int, Deferred[None]] = {}
+        self._answers: dict[int, Deferred[Any]] = {}
+        self._server: Server | None = None
         self._has_ended = False
         self._dropped = 0
         self._is_closed = False
@@ -57,7 +64,10 @@ class Session:
 
     async def connect(self, server: Server, trust_root: Any) -> None:
         """Open the way. Fails as `relayd.client.connections.connect` does."""
-        self._connection = await connect(self._reactor, server, trust_root, self)
+        self._connection = connection = await connect(self._reactor, server, trust_root, self)
+        remote = connection.remote if isinstance(connection, StreamConnection) and server.proxy is None else None
+        # A name may stand for several servers, and this one has what follows.
+        self._server = server if remote is None else server._replace(host=remote)
 
     def allocate(self) -> Deferred[out.Allocated | out.Redirected]:
         """Ask for an allocation. Fails with RemoteError for what the server refuses, ServerUnavailable else."""
@@ -74,6 +84,20 @@ class Session:
     def bind(self, peer: TransportAddress) -> Deferred[None]:
         """Bind a channel to `peer`, and keep it bound."""
         return self._answer_to(self._core.bind(peer, self._now()))
+
+    def connect_to_peer(self, peer: TransportAddress, tls: PeerTls | None) -> Deferred[out.PeerConnected]:
+        """Have the relay open a TCP connection to a peer."""
+        return self._answer_to(self._core.connect(peer, tls, self._now()))
+
+    @property
+    def server(self) -> Server:
+        """Exactly the one that we are connected to, for other connections to it."""
+        assert self._server is not None  # nobody asks before
+        return self._server
+
+    def connection_bind(self, number: int) -> ConnectionBind:
+        """The core of the data connection for that CONNECTION-ID."""
+        return self._core.connection_bind(number)
 
     def send(self, peer: TransportAddress, data: bytes) -> None:
         """Send one datagram. Raises ValueError where it is too long."""
@@ -121,6 +145,12 @@ class Session:
             answer = self._answers.pop(output.id, None)
             if answer is not None:
                 answer.callback(None) if output.error is None else answer.errback(output.error)
+        elif isinstance(output, out.PeerConnected):
+            answer = self._answers.pop(output.id, None)
+            if answer is not None:
+                answer.callback(output)
+        elif isinstance(output, out.ConnectionAttempted):
+            self.owner.connection_attempted(output.peer, output.number)
         elif isinstance(output, out.IcmpReceived):
             self.owner.icmp_received(output.peer, output.icmp)
         elif isinstance(output, out.PermissionLost):
@@ -153,11 +183,14 @@ class Session:
         for each in waiting:
             each.callback(None)
 
-    def _answer_to(self, id: int) -> Deferred[None]:
-        answer: Deferred[None] = Deferred()
+    def _answer_to(self, id: int) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred(lambda _: self._forget(id))
         self._answers[id] = answer
         self._pump.run()
         return answer
+
+    def _forget(self, id: int) -> None:
+        self._answers.pop(id, None)
 
     def _now(self) -> float:
         return float(self._reactor.seconds())

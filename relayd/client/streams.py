@@ -64,6 +64,11 @@ class StreamConnection(StreamProtocol):
                 self._leave(self._hang_up)
         return self._closed
 
+    @property
+    def remote(self) -> str:
+        """The IP address of who is at the other end, be it a proxy."""
+        return str(self._transport.getPeer().host)
+
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (Twisted's)
         self._is_lost = True
         if self._cut is not None and self._cut.active():

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.protocols.policies import ProtocolWrapper
@@ -65,6 +65,7 @@ def refusal(proxy: HttpProxy, response: Response) -> str:
     return f"{response}: {cause}"
 
 
+@implementer(IHalfCloseableProtocol)
 class _Tunnel(ProtocolWrapper):
     """Asks the proxy, and then is the transport of the protocol that wanted to be connected."""
 
@@ -98,6 +99,16 @@ class _Tunnel(ProtocolWrapper):
             self.wrappedProtocol.dataReceived(data)
         elif self._fault is None:
             self._answered(data)
+
+    def readConnectionLost(self) -> None:
+        if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
+            self.wrappedProtocol.readConnectionLost()
+        else:
+            self._transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
+            self.wrappedProtocol.writeConnectionLost()
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (Twisted's)
         self._stop_waiting()

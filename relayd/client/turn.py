@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,11 +16,13 @@ from relayd.client.proxy import HttpProxy
 from relayd.client.relayed import RelayedPort
 from relayd.client.server import Server
 from relayd.client.session import Session
+from relayd.client.tcp import TcpAllocation
 from relayd.client.uri import TurnUri
 from relayd.core import Entropy
 from relayd.errors import ConfigurationError, DecodeError, ServerUnavailable
 from relayd.turn.client import ClientSettings
-from relayd.turn.client_outputs import Redirected
+from relayd.turn.client_outputs import Allocated, Redirected
+from relayd.turn.settings import TCP
 
 MAX_REDIRECTIONS = 5  # servers that name another one, before this is a circle
 
@@ -74,15 +77,38 @@ class TurnClient:
         await port.start()
         return port
 
+    def allocate_tcp(self, connected: Callable[[], None] = lambda: None) -> Deferred[TcpAllocation]:
+        """Allocate for TCP to and from peers (RFC 6062), in the manner of `allocate`.
+
+        Fails with ConfigurationError over UDP and DTLS: the data connections go where this one goes.
+        """
+        return Deferred.fromCoroutine(self._allocate_tcp(connected))
+
+    async def _allocate_tcp(self, connected: Callable[[], None]) -> TcpAllocation:
+        kind = self.uri.app_connection
+        if kind.is_datagram:
+            raise ConfigurationError(
+                f"TCP to peers does not go over {kind.value}: use tcp, tls, ws or wss to the relay"
+            )
+        session, allocated = await self._reach(replace(self._settings, transport=TCP), connected)
+        allocation = TcpAllocation(self._reactor, session, allocated, self.uri, self._trust_root)
+        allocation.start()
+        return allocation
+
     async def _allocate(self, protocol: AbstractDatagramProtocol, connected: Callable[[], None]) -> RelayedPort:
+        session, allocated = await self._reach(self._settings, connected)
+        return await self._start(RelayedPort(session, allocated, protocol, self.uri))
+
+    async def _reach(self, settings: ClientSettings, connected: Callable[[], None]) -> tuple[Session, Allocated]:
+        """A session that has an allocation, with whatever server it is that gives one."""
         uri = self.uri
         server = Server(uri.host, uri.port, uri.app_connection, uri.host, uri.resource, self.proxy)
         asked: set[tuple[str, int]] = set()
         while True:
             asked.add((server.host, server.port))
-            session, result = await self._attempt(server, connected)
+            session, result = await self._attempt(settings, server, connected)
             if not isinstance(result, Redirected):
-                return await self._start(RelayedPort(session, result, protocol, uri))
+                return session, result
             await session.close()
             # RFC 8489 section 10: not to one that was asked already
             address = result.server
@@ -99,9 +125,11 @@ class TurnClient:
             raise
         return relayed
 
-    async def _attempt(self, server: Server, connected: Callable[[], None]) -> tuple[Session, Any]:
+    async def _attempt(
+        self, settings: ClientSettings, server: Server, connected: Callable[[], None]
+    ) -> tuple[Session, Allocated | Redirected]:
         try:
-            session = Session(self._reactor, self._settings, self._entropy)
+            session = Session(self._reactor, settings, self._entropy)
         except DecodeError:
             raise ConfigurationError("the user name or the password has characters that RFC 8265 disallows") from None
         try:

@@ -224,7 +224,7 @@ class DataMessages:
     def loseConnection(self) -> None:
         self._connection.say_goodbye(NORMAL_CLOSURE)
 
-    def abortConnection(self) -> None:  # noqa: N802
+    def abortConnection(self) -> None:
         self._connection.abort()
 
 

@@ -11,8 +11,8 @@ Theory of operation. The verbs `allocate`, `close` and `connection_lost` and the
     CLOSING      -           -            ENDED                            -                         ENDED
     ENDED        -           -            -                                -                         -
 
-`Ended` or `Redirected` is the last output. `permit`, `bind` and `send` are for ALLOCATED; `ClientPeers` keeps what they
-ask for, and `ClientRequests` every request on its way.
+`Ended` or `Redirected` is the last output. `permit`, `bind`, `send` and `connect` are for ALLOCATED; `ClientPeers` and
+`ClientConnections` keep what they ask for, and `ClientRequests` every request on its way.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from relayd.stun import attributes as a
 from relayd.stun.attributes import Attribute
 from relayd.stun.message import TRANSACTION_ID_SIZE, Class, Message, Method, decode, encode
 from relayd.turn.client_authentication import ClientAuthentication
+from relayd.turn.client_connections import ClientConnections, ConnectionBind
 from relayd.turn.client_outputs import Allocated, Answered, Ended, Redirected, TransmitData
 from relayd.turn.client_peers import ClientPeers
 from relayd.turn.client_requests import ClientRequests, Redirection
+from relayd.turn.outputs import PeerTls
 from relayd.turn.settings import UDP
 
 DEFAULT_LIFETIME = 600  # seconds; RFC 8656 section 3.2, for a server that does not say
@@ -56,6 +58,7 @@ class ClientSettings:
     username: str
     password: str
     families: tuple[Family, ...] = (Family.IPV4,)  # of the relayed addresses: one of them, or IPv4 and IPv6
+    transport: int = UDP  # to peers: UDP, or TCP (RFC 6062)
 
 
 class _State(Enum):
@@ -84,6 +87,7 @@ class TurnClientCore:
         app_connection = settings.app_connection
         self._requests = ClientRequests(self._authentication, app_connection.is_datagram, entropy, self._outputs)
         self._peers = ClientPeers(self._requests, app_connection.is_stream, entropy, self._outputs, self._failed)
+        self._connections = ClientConnections(self._requests, self._outputs)
         self._state = _State.NEW
         self._deadlines: Deadlines[_Due] = Deadlines()
         self._last_id = 0
@@ -115,7 +119,7 @@ class TurnClientCore:
         if self._state is not _State.NEW:
             raise RuntimeError("a client core allocates once")
         self._state = _State.ALLOCATING
-        attributes: list[tuple[Attribute[Any], Any]] = [(a.REQUESTED_TRANSPORT, UDP)]
+        attributes: list[tuple[Attribute[Any], Any]] = [(a.REQUESTED_TRANSPORT, self._settings.transport)]
         # RFC 8656 section 7.1: without either of these it is IPv4
         if len(self._settings.families) > 1:
             attributes.append((a.ADDITIONAL_ADDRESS_FAMILY, Family.IPV6))
@@ -141,6 +145,21 @@ class TurnClientCore:
             self._outputs.append(Answered(self._last_id, _not_allocated()))
         return self._last_id
 
+    def connect(self, peer: TransportAddress, tls: PeerTls | None, now: float) -> int:
+        """Have the relay open a TCP connection to a peer. `PeerConnected`, or `Answered` with an error, follows with
+        the returned id. For TCP allocations.
+        """
+        self._last_id += 1
+        if self.is_allocated:
+            self._connections.connect(peer, tls, self._last_id, now)
+        else:
+            self._outputs.append(Answered(self._last_id, _not_allocated()))
+        return self._last_id
+
+    def connection_bind(self, number: int) -> ConnectionBind:
+        """The core of the data connection for a CONNECTION-ID."""
+        return ConnectionBind(number, self._authentication.copy(), self._entropy)
+
     def send(self, peer: TransportAddress, data: bytes, now: float) -> None:
         """Send one datagram to a peer, perhaps an empty one; its permission is seen to. Dropped without an allocation.
 
@@ -164,6 +183,8 @@ class TurnClientCore:
                 self._requests.receive(message, now)
             elif message.cls is Class.INDICATION and message.method == Method.DATA and self.is_allocated:
                 self._peers.receive_data(message)
+            elif message.cls is Class.INDICATION and message.method == Method.CONNECTION_ATTEMPT and self.is_allocated:
+                self._connections.attempted(message)
         except DecodeError:
             return
 
@@ -174,6 +195,7 @@ class TurnClientCore:
         may_be_allocated = self._state is _State.ALLOCATED or self._authentication.signature is not None
         self._requests.drop_all()
         self._peers.end(_not_allocated())
+        self._connections.end(_not_allocated())
         if not may_be_allocated:
             self._end(None)
             return
@@ -278,6 +300,7 @@ class TurnClientCore:
         self._state = _State.ENDED
         self._requests.drop_all()
         self._peers.end(error)
+        self._connections.end(error)
         for due in _Due:
             self._deadlines.cancel(due)
 

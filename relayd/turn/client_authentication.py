@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from copy import copy
 from typing import Any, NamedTuple
 
 from relayd.errors import DecodeError, RemoteError, ServerUnavailable
@@ -50,6 +51,10 @@ class ClientAuthentication:
         self._password = opaque_string(password)
         self._challenge: _Challenge | None = None
         self._signature: Signature | None = None
+
+    def copy(self) -> ClientAuthentication:
+        """Another one with the same challenge, for another connection: what it is told there stays there."""
+        return copy(self)
 
     @property
     def signature(self) -> Signature | None:

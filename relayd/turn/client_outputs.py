@@ -53,10 +53,30 @@ class Redirected:
 
 @dataclass(slots=True)
 class Answered:
-    """What became of the `permit` or `bind` that gave this id; `error` is None where it succeeded."""
+    """What became of the `permit`, `bind` or `connect` that gave this id; `error` is None where it succeeded."""
 
     id: int
     error: RelaydError | None
+
+
+@dataclass(slots=True)
+class PeerConnected:
+    """What became of the `connect` that gave this id, where it succeeded; `Answered` tells of the others.
+
+    `number` is the CONNECTION-ID, to be bound within 30 seconds. `protocol` is what a peer with TLS chose by ALPN.
+    """
+
+    id: int
+    number: int
+    protocol: bytes | None
+
+
+@dataclass(slots=True)
+class ConnectionAttempted:
+    """A peer opened a TCP connection to the relayed address; `number` is to be bound within 30 seconds."""
+
+    peer: TransportAddress
+    number: int
 
 
 @dataclass(slots=True)

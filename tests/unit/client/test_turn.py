@@ -38,7 +38,7 @@ class RedirectedClient(TurnClient):
         self.asked: list[Server] = []
         self.sessions: list[FakeSession] = []
 
-    async def _attempt(self, server: Server, connected: Callable[[], None]) -> tuple[Any, Any]:
+    async def _attempt(self, settings: Any, server: Server, connected: Callable[[], None]) -> tuple[Any, Any]:
         self.asked.append(server)
         self.sessions.append(FakeSession())
         return self.sessions[-1], next(self.answers)

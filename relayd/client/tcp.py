@@ -1,0 +1,196 @@
+"""A TCP allocation (RFC 6062): TCP connections to peers as stream endpoints of Twisted, and from peers to a factory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.address import TransportAddress
+from relayd.client.carriers import open_data_connection
+from relayd.client.data_connection import Address, DataConnection, address_of
+from relayd.client.relayed import peer_address
+from relayd.client.session import Owner, Session
+from relayd.client.uri import TurnUri
+from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
+from relayd.turn.client_outputs import Allocated
+from relayd.turn.outputs import PeerTls
+
+
+class TcpAllocation(Owner):
+    """What `TurnClient.allocate_tcp` gives. It is renewed until `close`, and its end is that of all connections.
+
+    A relay has one connection at a time between an allocation and a peer's port, and refuses another with 446.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, session: Session, allocated: Allocated, uri: TurnUri, trust_root: Any) -> None:
+        self.uri = uri  # of the server that was asked
+        self._reactor = reactor
+        self._session = session
+        self._allocated = allocated
+        self._trust_root = trust_root
+        self._callers: IProtocolFactory | None = None
+        self._connections: set[DataConnection] = set()
+        self._openings: set[Deferred[Any]] = set()
+        self._is_over = False
+        self._error: RelaydError | None = None
+        self._ended: list[Deferred[RelaydError | None]] = []
+        self._emptied: list[Deferred[None]] = []
+
+    def start(self) -> None:
+        """Begin. `TurnClient` has done so."""
+        self._session.owner = self
+
+    # --- addresses ------------------------------------------------------------------------------------------------
+
+    @property
+    def relayed_addresses(self) -> tuple[TransportAddress, ...]:
+        """Where peers reach us: one address, or one of each family."""
+        return self._allocated.relayed
+
+    @property
+    def mapped_address(self) -> TransportAddress | None:
+        """Our own address as the server sees it, if it said so."""
+        return self._allocated.mapped
+
+    def getHost(self) -> Address:
+        """The (first) relayed address."""
+        return address_of(self._allocated.relayed[0])
+
+    # --- peers ----------------------------------------------------------------------------------------------------
+
+    def endpoint(self, host: str, port: int, tls: PeerTls | None = None) -> PeerEndpoint:
+        """Where a peer listens: `host` is an IP address in text. With `tls` the relay, not we, speaks TLS with it;
+        relays that know nothing of that answer 420. Raises ValueError.
+        """
+        return PeerEndpoint(self, peer_address(host, port), tls)
+
+    def permit(self, host: str) -> Deferred[None]:
+        """Let in connections from `host`. Fails with RemoteError where the server refuses."""
+        return self._session.permit(peer_address(host, 1))
+
+    def listen(self, factory: IProtocolFactory) -> None:
+        """Have `factory` build a protocol for each peer that connects to the relayed address, if it is permitted.
+
+        Raises RuntimeError where there is such a factory already. Without one, callers wait and are hung up on.
+        """
+        if self._callers is not None:
+            raise RuntimeError("one factory takes all connections to a relayed address")
+        self._callers = factory
+
+    async def connect(self, peer: TransportAddress, tls: PeerTls | None, factory: IProtocolFactory) -> Any:
+        """See `PeerEndpoint.connect`."""
+        try:
+            connected = await self._session.connect_to_peer(peer, tls)
+            return await self._open(peer, connected.number, factory, connected.protocol)
+        except CancelledError:
+            if self._is_over:
+                raise ServerUnavailable("the allocation ended") from None
+            raise
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many there are, those included that are being opened or closed."""
+        return len(self._connections)
+
+    def when_ended(self) -> Deferred[RelaydError | None]:
+        """Fires when the allocation is gone: with what went wrong, or None where it was closed."""
+        if self._is_over:
+            return succeed(self._error)
+        waiting: Deferred[RelaydError | None] = Deferred()
+        self._ended.append(waiting)
+        return waiting
+
+    async def _close(self) -> None:
+        await self._session.close()
+        if self._connections:
+            emptied: Deferred[None] = Deferred()
+            self._emptied.append(emptied)
+            await emptied
+
+    def close(self) -> Deferred[None]:
+        """Delete the allocation, and with it cut all connections; fires when nothing is left."""
+        return Deferred.fromCoroutine(self._close())
+
+    # --- what the session tells -------------------------------------------------------------------------------------
+
+    def connection_attempted(self, peer: TransportAddress, number: int) -> None:
+        if self._callers is None:
+            self._log.info("nobody takes the connection of {peer}", peer=peer)
+            return
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(CancelledError):
+                self._log.warn("no connection with {peer}: {error}", peer=peer, error=failure.value)
+
+        self._open(peer, number, self._callers, None).addErrback(failed)
+
+    def session_ended(self, error: RelaydError | None) -> None:
+        self._is_over = True
+        self._error = error
+        for opening in list(self._openings):
+            opening.cancel()
+        for data in list(self._connections):
+            data.abortConnection()
+        ended, self._ended = self._ended, []
+        for each in ended:
+            each.callback(error)
+
+    # --- within ---------------------------------------------------------------------------------------------------
+
+    def _open(
+        self, peer: TransportAddress, number: int, factory: IProtocolFactory, protocol: bytes | None
+    ) -> Deferred[Any]:
+        relayed = self._allocated.relayed
+        ours = next((each for each in relayed if each.family is peer.family), relayed[0])
+        core = self._session.connection_bind(number)
+        data = DataConnection(self._reactor, core, factory, peer, ours, protocol, self._gone)
+        self._connections.add(data)
+        try:
+            opening = open_data_connection(self._reactor, self._session.server, self._trust_root, data)
+        except ConfigurationError:
+            self._gone(data)
+            raise
+        self._openings.add(opening)
+
+        def settled(result: Any) -> Any:
+            self._openings.discard(opening)
+            if isinstance(result, Failure) and not data.is_carried:
+                self._gone(data)
+            return result
+
+        return opening.addBoth(settled)
+
+    def _gone(self, data: DataConnection) -> None:
+        self._connections.discard(data)
+        if not self._connections:
+            emptied, self._emptied = self._emptied, []
+            for each in emptied:
+                each.callback(None)
+
+
+@implementer(IStreamClientEndpoint)
+class PeerEndpoint:
+    """A peer's port, as it is reached through a TCP allocation."""
+
+    def __init__(self, allocation: TcpAllocation, peer: TransportAddress, tls: PeerTls | None) -> None:
+        self._allocation = allocation
+        self._peer = peer
+        self._tls = tls
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """See `IStreamClientEndpoint.connect`. The transport is a `DataConnection`.
+
+        Fails with RemoteError: 403 where the relay does not let us reach the peer, 446 where the allocation has a
+        connection to it, 447 where it does not answer or refuses, 460 where its certificate is not good. Fails with
+        ServerUnavailable where the relay is lost. One that is cancelled may be held by the relay for 30 seconds.
+        """
+        return Deferred.fromCoroutine(self._allocation.connect(self._peer, self._tls, protocolFactory))
