@@ -137,6 +137,19 @@ class WebChannel(HTTPChannel):
         self._upgraded = True
         self.connection.upgrade(handshake)
 
+    def pauseProducing(self) -> None:
+        # Twisted's goes on with what it has read, and reads more if a response is being written: a client that asks
+        # for a thousand pages at once, and takes none, would have all of them kept for it.
+        super().pauseProducing()  # type: ignore[no-untyped-call]
+        self.paused = True
+        self._networkProducer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()  # type: ignore[no-untyped-call]
+        self.paused = False
+        if not self._upgraded:
+            super().dataReceived(b"")  # type: ignore[no-untyped-call]  # the requests that waited
+
     def loseConnection(self) -> None:
         self.connection.hang_up()
 

@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 
 from relayd.listeners.http import MAX_HEADER_SIZE, MAX_HEADERS
 from tests.unit.listeners.test_connection import CLIENT
-from tests.unit.listeners.web_bench import WebBench, frame, handshake
+from tests.unit.listeners.web_bench import PING, WebBench, WebTransport, frame, handshake
 
 
 def answer_to(*pieces: bytes) -> bytes:
@@ -243,3 +243,55 @@ def test_who_asks_in_the_version_of_nginx() -> None:
     client, transport = bench.connect(PROXY)
     client.dataReceived(b"GET /who HTTP/1.0\r\n\r\n")
     assert b"".join(transport.writes).endswith(b"\r\n\r\nNone")
+
+
+class FullTransport(WebTransport):
+    """Has its producer wait after one write, until `take` empties it."""
+
+    reading = True
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self.producer is not None:
+            self.producer.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        self.reading = True
+
+    def take(self) -> list[bytes]:
+        written, self.writes = self.writes, []
+        producer: Any = self.producer
+        if written and producer is not None:
+            producer.resumeProducing()
+        return written
+
+
+class FullBench(WebBench):
+    transport_class = FullTransport
+
+
+def test_a_client_that_does_not_read_is_kept_one_page() -> None:
+    """Who asks for many pages at once and takes none has one made, and no more is read; the rest come as they are
+    taken, each once and in order, and so does the WebSocket behind them.
+    """
+    bench = FullBench()
+    transport: Any
+    client, transport = bench.connect()
+    client.dataReceived(request("GET /relayd.js") * 100 + request("GET /healthz"))
+    client.dataReceived(handshake() + frame(PING, b"early"))
+    body = sum(map(len, transport.writes))
+    assert b"200 OK" in transport.writes[0]
+    assert body < 100_000
+    assert not transport.reading
+    answers = []
+    for _ in range(500):
+        bench.clock.advance(0)
+        answers += transport.take()
+    everything = b"".join(answers)
+    assert everything.count(b"HTTP/1.1 200 OK") == 101
+    assert everything.index(b"\r\n\r\nok\n") < everything.index(b"HTTP/1.1 101 ")
+    assert everything.endswith(b"\x8a\x05early")
+    assert transport.reading
