@@ -20,7 +20,8 @@ ATTEMPTS = 5
 SOCKET_BUFFER = 8 << 20
 """Bytes; the generator must never be the one that drops."""
 _SO_RCVBUFFORCE = 33
-_UDP = bytes((17, 0, 0, 0))
+UDP, TCP = bytes((17, 0, 0, 0)), bytes((6, 0, 0, 0))
+"""REQUESTED-TRANSPORT."""
 
 
 class Exchange(Protocol):
@@ -97,9 +98,9 @@ class Allocation:
         self._credentials: wire.Credentials | None = None
         self.relayed = ("", 0)
 
-    def allocate(self) -> None:
+    def allocate(self, transport: bytes = UDP) -> None:
         """Learn realm and nonce, then allocate; `relayed` is the address."""
-        attributes = [(wire.REQUESTED_TRANSPORT, _UDP)]
+        attributes = [(wire.REQUESTED_TRANSPORT, transport)]
         challenge = wire.parse(self.way.exchange(wire.request(wire.ALLOCATE, attributes)))
         self._credentials = answer_challenge(challenge, self._username, self._password)
         answer = self._request(wire.ALLOCATE, attributes)
@@ -119,13 +120,22 @@ class Allocation:
             wire.CHANNEL_BIND, [(wire.CHANNEL_NUMBER, number), (wire.XOR_PEER_ADDRESS, wire.xor_address(peer))]
         )
 
+    def connect(self, peer: tuple[str, int]) -> bytes:
+        """Connect (RFC 6062); gives the CONNECTION-ID."""
+        answer = self._request(wire.CONNECT, [(wire.XOR_PEER_ADDRESS, wire.xor_address(peer))])
+        return answer.attributes[wire.CONNECTION_ID]
+
+    def bind_connection(self, way: Exchange, number: bytes) -> None:
+        """ConnectionBind on a connection of its own, which carries the peer's bytes from then on."""
+        self._request(wire.CONNECTION_BIND, [(wire.CONNECTION_ID, number)], way)
+
     def delete(self) -> None:
         """Refresh with lifetime 0, then let go of the connection."""
         self._request(wire.REFRESH, [(wire.LIFETIME, bytes(4))])
         self.way.close()
 
-    def _request(self, method: int, attributes: list[tuple[int, bytes]]) -> wire.Message:
-        answer = wire.parse(self.way.exchange(wire.request(method, attributes, self._credentials)))
+    def _request(self, method: int, attributes: list[tuple[int, bytes]], way: Exchange | None = None) -> wire.Message:
+        answer = wire.parse((way or self.way).exchange(wire.request(method, attributes, self._credentials)))
         if answer.kind != method | wire.SUCCESS:
             raise BenchError(f"the server answered a request of method {method} with error {answer.error}")
         return answer

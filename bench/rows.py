@@ -14,6 +14,7 @@ from bench.fleet import Fleet, Transport, bursts, interleaved
 from bench.latency import Beside, RoundTrips, round_trips
 from bench.pairs import Pairs
 from bench.report import percentile
+from bench.streams import Direction, Streams, StreamTransport
 from bench.traffic import Flowed, full_rate, paced, sink_for
 
 if TYPE_CHECKING:
@@ -133,6 +134,23 @@ def _cost(server: Server, run: Callable[[], Flowed]) -> Sample:
     return Sample(figures, facts, invalid)
 
 
+def stream_cost(
+    server: Server, seconds: float, *, direction: Direction, count: int, transport: StreamTransport
+) -> Sample:
+    """CPU time per megabyte on relayed TCP connections."""
+    if transport == "ws" and not server.ws:
+        transport = "tcp"
+    with Streams.of(server, count, transport) as streams:
+        streams.run(direction, WARM_SECONDS)
+        before = accounting.cpu_time(server.pid)
+        megabytes, took = streams.run(direction, seconds)
+        used = accounting.cpu_time(server.pid).since(before)
+    facts = {"MB/s": megabytes / took, "wait": used.wait / used.at}
+    if not megabytes:
+        return Sample({}, facts, "nothing came through")
+    return Sample({"cpu": used.run / 1000 / megabytes}, facts, _disturbed(facts["wait"]))
+
+
 def cycle_cost(server: Server, seconds: float) -> Sample:
     """CPU time per allocation cycle."""
     run_cycles(server, WARM_SECONDS)
@@ -226,10 +244,20 @@ def _across_row(transport: Transport) -> Row:
     )
 
 
+def _stream_row(transport: StreamTransport, direction: Direction, count: int) -> Row:
+    title = f"TCP relayed {direction} over {transport.upper()}, {count} stream{'s' if count > 1 else ''}"
+    measure = partial(stream_cost, direction=direction, count=count, transport=transport)
+    # 0.8, and over WebSocket 0.5, of the megabytes that coturn relays in a second of CPU time
+    goal = 1.25 if transport == "tcp" else 2.0
+    return Row(f"relay-{transport}-{direction}-{count}", title, "us/MB", measure, {"cpu": goal}, transport=transport)
+
+
 _WAYS = ("up", "down", "echo")
 _STREAMS: tuple[tuple[Transport, float], ...] = (("tcp", 1.5), ("tls", 2.0), ("ws", 2.0), ("wss", 2.0))
 """With their goals; coturn, which speaks no WebSocket, is measured over the stream below it."""
 _ACROSS: tuple[Transport, ...] = ("udp", "ws")
+_RELAYED: tuple[StreamTransport, ...] = ("tcp", "ws")
+_RELAYED_WAYS: tuple[Direction, ...] = ("up", "down")
 ROWS: tuple[Row, ...] = (
     *(_relay_row(way, 200, 10, None if way == "echo" else 0.9) for way in _WAYS),
     *(_relay_row(way, 1200, 10, None) for way in _WAYS),
@@ -247,6 +275,7 @@ ROWS: tuple[Row, ...] = (
     *(_relay_row(way, 200, 10, goal, transport) for transport, goal in _STREAMS for way in ("up", "down")),
     *(_relay_row(way, 200, 10, 0.35, "ws", ORDINARY) for way in ("up", "down")),
     *(_across_row(transport) for transport in _ACROSS),
+    *(_stream_row(kind, way, count) for kind in _RELAYED for way in _RELAYED_WAYS for count in (1, 50)),
     Row("cycles", "401, Allocate, CreatePermission, Refresh(0)", "us/cycle", cycle_cost, {"cpu": 4.0}),
     Row("memory", f"idle allocation ({IDLE_ALLOCATIONS:,} of them)", "KB", idle_memory, {"memory": 0.5}, fresh=True),
     Row(
