@@ -16,6 +16,7 @@ from bench.pairs import Pairs
 from bench.report import percentile
 from bench.streams import Direction, Streams, StreamTransport
 from bench.traffic import Flowed, full_rate, paced, sink_for
+from relayd.stream_end import MAX_BUFFERED
 
 if TYPE_CHECKING:
     from bench.servers import Server
@@ -31,6 +32,7 @@ PROBES_PER_SECOND = 1000
 BESIDE_PER_SECOND = 20_000
 PACED_PER_SECOND = 50_000
 IDLE_ALLOCATIONS = 5000
+STALLED = 50
 IDLE_CLIENTS = 1000
 WARM_SECONDS = 0.2
 SETTLE_SECONDS = 0.3
@@ -149,6 +151,16 @@ def stream_cost(
     if not megabytes:
         return Sample({}, facts, "nothing came through")
     return Sample({"cpu": used.run / 1000 / megabytes}, facts, _disturbed(facts["wait"]))
+
+
+def stalled_memory(server: Server, seconds: float) -> Sample:
+    """Resident memory for each relayed connection whose receiver does not read, while its sender sends what it may."""
+    with Streams.of(server, STALLED, "tcp") as streams:
+        streams.run("up", WARM_SECONDS)
+        before = accounting.resident(server.pid)
+        streams.stall(seconds)
+        after = accounting.resident(server.pid)
+    return Sample({"memory": (after - before) / 1024 / STALLED}, {"RSS MB": after / (1 << 20)})
 
 
 def cycle_cost(server: Server, seconds: float) -> Sample:
@@ -286,6 +298,15 @@ ROWS: tuple[Row, ...] = (
         fresh=True,
         transport="ws",
         most={"memory": 60.0},
+    ),
+    Row(
+        "memory-stalled",
+        f"relayed TCP connection with a receiver that stalls ({STALLED} of them)",
+        "KB",
+        stalled_memory,
+        fresh=True,
+        transport="tcp",
+        most={"memory": MAX_BUFFERED / 1024},
     ),
     Row("latency", "round trip at 1,000/s, idle", "us", partial(latency, beside=False), {"p50": 1.5}, needs_pid=False),
     Row(

@@ -87,6 +87,19 @@ class Streams:
         poll.close()
         return received / MEGABYTE, ended - begin
 
+    def stall(self, seconds: float) -> None:
+        """Have all clients send as fast as they may for that long, while the peer reads nothing."""
+        piece = self._piece("up")
+        poll = select.epoll()
+        for sending in self.clients:
+            poll.register(sending, select.EPOLLOUT)
+        by_fd = {sending.fileno(): sending for sending in self.clients}
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left):
+                by_fd[fd].send(piece)
+        poll.close()
+
     def _piece(self, direction: Direction) -> bytes:
         if direction == "down" or self._transport == "tcp":
             return bytes(PIECE)

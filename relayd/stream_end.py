@@ -21,6 +21,11 @@ from zope.interface import implementer
 from relayd.interfaces import IByteStream
 from relayd.valve import Valve
 
+MAX_BUFFERED = 196_608
+"""Bytes that are kept for an end that does not take them, however fast the other one sends: Twisted's transports pause
+their producer beyond 65,536, which may have read as much again by then; TLS has a buffer of its own above.
+"""
+
 CLOSE_GRACE = 10.0  # seconds for a connection to take what was sent on it, and to close too
 
 

@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import socket
 import ssl
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from relayd.config import RelayAddress, RelaySettings
 from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable
 from relayd.peers.tcp import TcpPeers, TcpPeersFactory
 from relayd.turn.outputs import PeerTls
+from tests.support.chain import make_chain
 
 from .test_tcp_peers import LOOPBACK4, NO_PLANE, PATIENCE, End, PeersCase, until
 
@@ -168,6 +170,23 @@ class TlsPeersTest(PeersCase):
         """Its chain leads nowhere, as that of a self-signed one does."""
         await self.refused(self.other_authority.issue("peer.example"))
 
+    async def test_a_self_signed_certificate(self) -> None:
+        """It is for the right name, says its owner."""
+        await self.refused(self_signed(Path(self.authority.file).parent, "peer.example"))
+
+    async def test_a_chain_with_a_gap(self) -> None:
+        """Refused without the intermediate certificate that leads to the authority, and taken with it."""
+        chain = make_chain(Path(self.authority.file).parent)
+        settings = RelaySettings((RelayAddress(LOOPBACK4, LOOPBACK4),), peer_ca=chain.root)
+        self.peers = TcpPeersFactory().make(reactor, NO_PLANE, settings)
+        await self.refused((chain.leaf, chain.key), "localhost")
+        relay = await self.open()
+        address, talked = self.serve((chain.full, chain.key), lambda wrapped: wrapped.recv(1))
+        connection = await relay.connect(address, PeerTls("localhost"))
+        connection.join(cast(Any, End()))
+        connection.write(b"x")
+        assert await talked == b"x"
+
     async def test_a_peer_without_tls(self) -> None:
         """It is unreachable, and not somebody else: nothing was proved either way."""
         relay = await self.open()
@@ -250,6 +269,15 @@ class TlsPeersTest(PeersCase):
         ]:
             with pytest.raises(ConfigurationError, match=words):
                 TcpPeersFactory().make(reactor, NO_PLANE, settings)
+
+
+def self_signed(directory: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that nobody else vouches for, and its key."""
+    key, certificate = directory / "self-signed.key", directory / "self-signed.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "1", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-batch"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
 
 
 def ended(connected: socket.socket) -> bool:

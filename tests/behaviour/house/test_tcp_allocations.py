@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any, cast
 
 from twisted.internet import reactor
@@ -11,6 +12,8 @@ from twisted.internet.ssl import Certificate as TrustRoot
 from twisted.internet.ssl import optionsForClientTLS
 
 from relayd.address import AppConnection, TransportAddress
+from relayd.peers.connection import PeerConnection
+from relayd.stream_end import MAX_BUFFERED
 from relayd.stun import attributes as a
 from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import Class, Message, Method, decode, encode
@@ -203,6 +206,25 @@ class TcpAllocationSuite(TcpAllocationCase):
         await self.connect(client, peer.address)
         assert code_of(await client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, peer.address)])) == 446
 
+    async def test_a_silent_peer(self) -> None:
+        """447 after the 30 seconds of RFC 6062 section 5.2, and other peers can be reached meanwhile."""
+        client, _ = await self.tcp_client()
+        silent = socket.create_server(
+            (self.host, 0), family=socket.AF_INET if self.host == "127.0.0.1" else socket.AF_INET6, backlog=0
+        )
+        waiting = []  # whoever fills the queue, so that the system answers no further SYN
+        for _ in range(3):
+            waiting.append(socket.socket(silent.family))
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(silent.getsockname())
+        for each in (silent, *waiting):
+            self.addCleanup(each.close)
+        address = TransportAddress.parse(*silent.getsockname()[:2])
+        answer = client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, address)])
+        await self.connect(client, self.tcp_peer().address)
+        self.house.reactor.advance(30.0)
+        assert code_of(await answer) == 447
+
     async def test_a_foreign_id_is_refused(self) -> None:
         """Another user cannot bind it, and does not spoil it for its owner."""
         peer = self.tcp_peer()
@@ -229,7 +251,11 @@ class TcpAllocationSuite(TcpAllocationCase):
             await eventually(lambda: True)
             for _ in range(50):
                 await eventually(lambda: True)
-        assert counters.sent_bytes < 30 * MEGABYTE
+        assert counters.sent_bytes < 30 * MEGABYTE  # the system keeps some of it; the rest waits with the sender
+        transports: set[Any] = {*reactor.getReaders(), *reactor.getWriters()}
+        ours = [each for each in transports if isinstance(getattr(each, "protocol", None), PeerConnection)]
+        assert len(ours) == 1
+        assert all(len(each.dataBuffer) - each.offset + each._tempDataLen <= MAX_BUFFERED for each in ours)
         conversation.transport.resumeProducing()  # type: ignore[union-attr]
         await eventually(lambda: len(conversation.heard) == 40 * MEGABYTE // len(much) * len(much), turns=4000)
 

@@ -11,6 +11,7 @@ from bench.fleet import CHUNK, bursts, interleaved, runs
 from bench.rows import ROWS, Row, Sample
 from bench.servers import Server
 from bench.traffic import Flowed
+from relayd.stream_end import MAX_BUFFERED
 
 
 def test_the_goals_are_those_that_were_set() -> None:
@@ -29,12 +30,17 @@ def test_the_goals_are_those_that_were_set() -> None:
         "ws-down-200-autobahn": {"cpu": 0.35},
         "udp-across-200": {"cpu": 0.6},
         "ws-across-200": {"cpu": 0.6},
+        **{f"relay-tcp-{way}-{count}": {"cpu": 1.25} for way in ("up", "down") for count in (1, 50)},
+        **{f"relay-ws-{way}-{count}": {"cpu": 2.0} for way in ("up", "down") for count in (1, 50)},
         "cycles": {"cpu": 4.0},
         "memory": {"memory": 0.5},
         "latency": {"p50": 1.5},
         "latency-loaded": {"p50": 1.5},
     }
-    assert {row.name: row.most for row in ROWS if row.most} == {"memory-ws": {"memory": 60.0}}
+    assert {row.name: row.most for row in ROWS if row.most} == {
+        "memory-ws": {"memory": 60.0},
+        "memory-stalled": {"memory": MAX_BUFFERED / 1024},
+    }
 
 
 def test_names_are_unique_and_can_be_chosen_by_pattern() -> None:
