@@ -133,6 +133,7 @@ class IListener(Interface):
     description: str = Attribute("For the operator: app_connection and address, such as `tls 192.0.2.1:5349`.")
     addresses: list[TransportAddress] = Attribute("What it occupies locally: no peer is reached there.")
     app_connection: str = Attribute("The app_connection that its clients get; for a mixed port the plain one.")
+    behind_proxy: bool = Attribute("Whether only proxies can connect, and clients find it under the proxy's address.")
 
     def close() -> Any:
         """Stop accepting and end all connections. A Deferred that fires when no socket or delayed call is left."""

@@ -39,13 +39,15 @@ def announcement(
 ) -> list[str]:
     """The lines to print; the last one is always `READY`."""
     lines = [f"relayd {__version__}, data plane {data_plane_name}"]
-    lines += [f"relayd: listening on {listener.description}" for listener in listeners]
+    lines += [f"relayd: listening on {listener.description}{_for_whom(listener)}" for listener in listeners]
     lines += [f"relayd: relaying from {_relaying(relay)}" for relay in relays]
     lines += [f"relayd: {hint}" for hint in hints_about_nat(relays)]
     if on_loopback:
         lines.append(
             "relayd: all is on loopback, so peers on loopback may be reached; --allow-peer or --deny-peer end that"
         )
+    # Clients find the others where their proxy is, of which nothing is known here.
+    listeners = [listener for listener in listeners if not listener.behind_proxy]
     pages = status_urls(listeners, relays, status_from)
     if pages:
         lines.append(f"relayd: status page at {' '.join(pages)}")
@@ -60,6 +62,10 @@ def announcement(
     elif uris:
         lines.append(f"relayd: clients reach it at {' '.join(uris)}")
     return [*lines, READY]
+
+
+def _for_whom(listener: IListener) -> str:
+    return ", for proxies that speak the PROXY protocol" if listener.behind_proxy else ""
 
 
 def _relaying(relay: RelayAddress) -> str:

@@ -126,6 +126,7 @@ class DtlsListener:
 
     kind = "turn"
     app_connection = AppConnection.DTLS.value
+    behind_proxy = False
     _log = Logger()
 
     def __init__(

@@ -25,6 +25,7 @@ class UdpListener:
 
     kind = "turn"
     app_connection = AppConnection.UDP.value
+    behind_proxy = False
 
     def __init__(self, service: IRelayService, hosts: Hosts = local_addresses) -> None:
         self._service = service

@@ -40,6 +40,7 @@ class KnockListener:
 
     kind = "knock"
     app_connection = "udp"
+    behind_proxy = False
     WORD = b"knock"
 
     def __init__(self, service: IRelayService, data_plane: IDataPlane, port: int) -> None:

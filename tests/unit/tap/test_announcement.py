@@ -21,6 +21,7 @@ class FakeListener:
     addresses: list[TransportAddress]
     kind: str = "turn"
     description: str = field(default="a way in")
+    behind_proxy: bool = False
 
 
 def listener(app_connection: str, *hosts: str) -> Any:
@@ -147,3 +148,13 @@ def test_private_relay_address_is_pointed_out() -> None:
 
     assert len(hints("10.0.0.5")) == 1
     assert hints("8.8.8.8") == []
+
+
+def test_what_only_proxies_reach() -> None:
+    """No client is sent to a port that takes nobody without a PROXY header, and the operator is told which it is."""
+    ways, relays = [listener("wss", "127.0.0.1"), listener("tcp", "127.0.0.1")], [relay("127.0.0.1", "127.0.0.1")]
+    for way in ways:
+        way.behind_proxy = True
+    lines = announcement(ways, relays, "portable", False, OneUser(), [parse_cidr("127.0.0.0/8")])
+    assert "relayd: listening on a way in, for proxies that speak the PROXY protocol" in lines
+    assert not [line for line in lines if "3478" in line]

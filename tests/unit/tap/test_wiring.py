@@ -41,6 +41,7 @@ class WayOut:
 class FakeListener:
     app_connection: str
     addresses: list[TransportAddress]
+    behind_proxy: bool = False
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *plugins: Any) -> None:
