@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredQueue, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.address import TransportAddress
+from tests.support.certificate import Certificate
 from tests.support.turn_client import eventually
-from tests.support.wires import patiently
+from tests.support.wires import patiently, reactor
 
 
 @implementer(IHalfCloseableProtocol)
@@ -25,6 +27,7 @@ class Conversation(Protocol):
     def __init__(self) -> None:
         self.heard = b""
         self.end = ""
+        self._reader: Callable[[bytes], None] | None = None
         self.gone: Deferred[None] = Deferred()
 
     @property
@@ -38,7 +41,17 @@ class Conversation(Protocol):
         return TransportAddress.parse(host.host, host.port)
 
     def dataReceived(self, data: bytes) -> None:
-        self.heard += data
+        if self._reader is not None:
+            self._reader(data)
+        else:
+            self.heard += data
+
+    def read_by(self, reader: Callable[[bytes], None]) -> None:
+        """From now on it hears, first what has come already."""
+        self._reader = reader
+        heard, self.heard = self.heard, b""
+        if heard:
+            reader(heard)
 
     def readConnectionLost(self) -> None:
         self.end = "all"
@@ -91,11 +104,15 @@ class Conversations(ServerFactory):
 
 
 class TcpPeer(Conversations):
-    """A peer that listens."""
+    """A peer that listens, with TLS where it has a certificate."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, certificate: Certificate | None = None) -> None:
         super().__init__()
-        self._port = reactor.listenTCP(0, self, interface=host)
+        if certificate is None:
+            self._port = reactor.listenTCP(0, self, interface=host)
+        else:
+            context = DefaultOpenSSLContextFactory(str(certificate.key), str(certificate.certificate))
+            self._port = reactor.listenSSL(0, self, context, interface=host)
         bound: Any = self._port.getHost()
         self.address = TransportAddress.parse(host, bound.port)
 

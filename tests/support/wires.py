@@ -183,6 +183,7 @@ class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn 
         self.code: int | None = None
         self.outer: TransportAddress | None = None
         self.raw: bytes | None = None
+        self._reader: Callable[[bytes], None] | None = None
         self.end = ""
 
     @property
@@ -198,12 +199,22 @@ class WebSocketWire(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn 
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         assert isBinary
+        if self._reader is not None:
+            self._reader(payload)
+            return
         if self.raw is not None:
             self.raw += payload
             return
         self.received(payload)
         if payload.startswith(_BIND_GRANTED):
             self.raw = b""
+
+    def read_by(self, reader: Callable[[bytes], None]) -> None:
+        """From now on it gets what comes behind a granted ConnectionBind, first what has come already."""
+        self._reader = reader
+        raw, self.raw = self.raw, b""
+        if raw:
+            reader(raw)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self.code = code
