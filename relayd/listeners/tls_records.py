@@ -19,6 +19,7 @@ _MOST_TAKEN = 131_072  # bytes taken out at once: those, and the longest message
 
 # `Connection.send` takes longer for what it does besides than for a record of 200 bytes. It calls this.
 _encrypt: Any = SSL._lib.SSL_write  # type: ignore[attr-defined]
+_forget_errors: Any = SSL._lib.ERR_clear_error  # type: ignore[attr-defined]
 
 
 def write_records(transport: Any, messages: Sequence[bytes]) -> None:
@@ -30,6 +31,8 @@ def write_records(transport: Any, messages: Sequence[bytes]) -> None:
         written = _encrypt(connection._ssl, message, size)
         if written != size:
             # Not now, not any more, or only the first record of several: Twisted's own write knows what to do about it.
+            # OpenSSL keeps its errors for the thread: one that is left there may be taken for the next connection's.
+            _forget_errors()
             _take(transport, connection)
             TLSMemoryBIOProtocol.write(transport, message[max(0, written) :])
             for other in messages[position + 1 :]:

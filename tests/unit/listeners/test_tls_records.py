@@ -109,3 +109,18 @@ def test_after_the_end_nothing_is_raised(ends: Ends) -> None:
     ends.server.dataReceived(ends.client.bio_read(65_536))
     write_records(ends.server, [b"late"] * 3)
     assert b"late" not in b"".join(ends.received())
+
+
+def test_a_client_that_said_goodbye_costs_no_other_its_connection(ends: Ends, tmp_path: Path) -> None:
+    """What comes for a client that has ended TLS is dropped, and the connection of another goes on."""
+    other = Ends(tmp_path)
+    ends.client.shutdown()
+    ends.server.dataReceived(ends.client.bio_read(65_536))
+    write_records(ends.server, [b"too late", b"later still"])
+    lib: Any = SSL._lib  # type: ignore[attr-defined]
+    assert not lib.ERR_peek_error(), "older versions of OpenSSL would give that to the next connection"
+    other.client.send(b"still here")
+    other.server.dataReceived(other.client.bio_read(65_536))
+    assert not other.below.disconnecting
+    write_records(other.server, [b"so am I"])
+    assert other.received() == [b"so am I"]
