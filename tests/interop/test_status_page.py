@@ -120,6 +120,20 @@ def test_the_page_outlives_the_relay(
     assert_clean_end(successor)
 
 
+def test_one_question_at_a_time(site: tuple[TurnServer, str], browser: Browser) -> None:
+    """However often somebody comes back to the page while an answer is under way, no second of it is counted twice."""
+    browser.open(site[1])
+    browser.until("document.getElementById('state').textContent === 'live'")
+    asked = browser.evaluate(
+        "(() => { let asked = 0; const real = fetch;"
+        " window.fetch = (...words) => { asked += 1; return real(...words); };"
+        " for (let at = 0; at < 20; at++) document.dispatchEvent(new Event('visibilitychange'));"
+        " return asked; })()"
+    )
+    assert asked <= 1
+    browser.until(f"{CURVE}?.split(' ').length > 6")
+
+
 def test_the_policy_is_in_force(site: tuple[TurnServer, str], browser: Browser) -> None:
     """What somebody might smuggle into the page (a script, a style, a picture from elsewhere) the browser refuses."""
     browser.open(site[1])

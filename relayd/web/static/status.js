@@ -38,6 +38,7 @@ let started = 0; // of the relay: when that changes, it is another run
 let next = 0; // number of the first second that is yet to be asked for
 let failures = 0;
 let timer = 0;
+let asking = false; // two answers to one question would count its seconds twice
 
 const traffic = new Plot($("traffic"), WINDOW, bits, [
   { name: "to peers", style: "sent", values: history.sent_bytes, factor: 8 },
@@ -197,13 +198,16 @@ async function ask() {
 
 async function poll() {
   clearTimeout(timer);
-  if (document.hidden) return; // until it is looked at again
+  if (document.hidden || asking) return; // until it is looked at again, or answered
+  asking = true;
   try {
     await ask();
     failures = 0;
   } catch (why) {
     failures += 1;
     if (why.message !== "not let in") say("lost", failures > 1 ? "no answer, trying again" : "waiting");
+  } finally {
+    asking = false;
   }
   timer = setTimeout(poll, failures ? Math.min(SLOWEST, INTERVAL * 2 ** (failures - 1)) : INTERVAL);
 }
