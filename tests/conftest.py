@@ -1,10 +1,15 @@
-"""What all tests share: the options of the suite, and no proxies. Fixtures live beside the tests that use them."""
+"""What all tests share: the options of the suite, no proxies and no deadlines. Fixtures live beside the tests."""
 
 from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+
+# How long an example takes is the affair of whatever else runs on the machine.
+hypothesis.settings.register_profile("relayd", deadline=None)
+hypothesis.settings.load_profile("relayd")
 
 
 def pytest_configure() -> None:

@@ -24,7 +24,7 @@ from tests.fuzz.stun_strategies import (
 )
 
 # The same examples every time, and no clock, since other tests share the machine.
-fuzzed = settings(deadline=None, derandomize=True, max_examples=300)
+fuzzed = settings(derandomize=True, max_examples=300)
 
 methods = st.integers(0, 0xFFF)
 classes = st.sampled_from(Class)

@@ -190,5 +190,5 @@ def test_beside_a_dictionary() -> None:
     """Whatever is set, moved, cancelled and waited for: the same keys come due as in a plain dictionary."""
     run_state_machine_as_test(
         DeadlinesBesideDictionary,
-        settings=settings(deadline=None, max_examples=100, stateful_step_count=40, derandomize=True),
+        settings=settings(max_examples=100, stateful_step_count=40, derandomize=True),
     )

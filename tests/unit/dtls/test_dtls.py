@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
@@ -198,7 +198,6 @@ def test_split_flight() -> None:
     assert split_flight(b"") == []
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.binary(max_size=3000))
 def test_split_flight_loses_nothing(flight: bytes) -> None:
     """Whatever the bytes are, the pieces joined are what came in, and none is empty."""
@@ -207,7 +206,6 @@ def test_split_flight_loses_nothing(flight: bytes) -> None:
     assert all(pieces)
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_garbage_from_strangers(pem: tuple[bytes, bytes], garbage: bytes, shape: int) -> None:
     """No datagram from a stranger makes the server raise, keep a session, or fail the next client."""
@@ -219,7 +217,6 @@ def test_garbage_from_strangers(pem: tuple[bytes, bytes], garbage: bytes, shape:
     assert isinstance(server.receive(ALICE, hello, 0.0), Transmit)
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.lists(st.binary(max_size=200), max_size=5), st.booleans())
 def test_garbage_within_a_session(pem: tuple[bytes, bytes], garbage: list[bytes], as_records: bool) -> None:
     """Unauthenticated datagrams are dropped; the session goes on (RFC 6347 section 4.1.2.7)."""

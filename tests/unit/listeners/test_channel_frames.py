@@ -123,7 +123,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
     return [stream[start:end] for start, end in itertools.pairwise(places)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(streams(), st.sampled_from([None, BINDING]))
 def test_a_client_is_heard_as_by_autobahn(segments: list[bytes], closes_at: bytes | None) -> None:
     """Whatever is sent, cut anywhere: the same messages go to the service and the relay, the same frames come back."""

@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -260,7 +260,6 @@ def test_channel_data_may_follow_a_request_at_once() -> None:
     assert bench.service.messages == [stun(0x0009), b"\x40\x00\x00\x04data"]
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([BINDING, b"\x40\0\xff\xff", bytes(70000)]))))
 def test_no_bytes_raise_or_pile_up(segments: list[bytes]) -> None:
     """Whatever arrives, in whatever pieces: no exception, at most one message held back, and all is over at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL.crypto import Error as CryptoError
 from twisted.internet.endpoints import quoteStringArgument
@@ -36,7 +36,6 @@ def test_colons_of_an_ipv6_address_are_escaped() -> None:
     assert endpoint.address() == TransportAddress.parse("2001:db8::1", 3478)
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.text())
 def test_whatever_twisted_quotes_comes_back(value: str) -> None:
     """Any value that quoteStringArgument wrote is read back unchanged."""

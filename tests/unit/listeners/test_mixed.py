@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from zope.interface.verify import verifyObject
@@ -135,7 +135,6 @@ _PIECES = st.one_of(
 )
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.lists(_PIECES, max_size=8), st.booleans())
 def test_no_bytes_raise_or_pile_up(pieces: list[bytes], tls: bool) -> None:
     """Whatever arrives, in whatever pieces: no exception, and all is over at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
@@ -603,7 +603,6 @@ FRAMES = st.builds(
 )
 
 
-@settings(deadline=None)  # a busy machine proves nothing
 @given(st.booleans(), st.lists(st.one_of(FRAMES, st.binary(max_size=60), st.just(handshake()))))
 def test_no_bytes_raise_or_pile_up(opened: bool, segments: list[bytes]) -> None:
     """Whatever arrives, before or after the handshake: no exception, little held back, and all is over at the end."""

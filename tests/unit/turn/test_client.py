@@ -562,7 +562,7 @@ def test_the_connection_goes(verb: str) -> None:
     assert isinstance(party.told[-1].error, ServerUnavailable)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(st.binary(max_size=80), st.tuples(st.integers(0, 400), st.integers(0, 255))), max_size=12))
 def test_whatever_comes(noise: list[Any]) -> None:
     """No bytes from the server, made up or a genuine answer with a byte changed, raise or end an allocation."""
