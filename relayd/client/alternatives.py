@@ -8,7 +8,7 @@ The first that works wins, and the rest are cancelled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,6 +18,7 @@ from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.python.failure import Failure
 
 from relayd.client.relayed import RelayedPort
+from relayd.client.tcp import TcpAllocation
 from relayd.client.turn import TurnClient
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
@@ -49,10 +50,14 @@ class Alternatives:
         """Fails with RemoteError as soon as a relay refuses, and where no way works with ServerUnavailable that says
         what is wrong with each; with ConfigurationError where none can work.
         """
-        return Deferred.fromCoroutine(self._allocate(protocol))
+        return Deferred.fromCoroutine(self._allocate(lambda client: client.allocate(protocol)))
 
-    async def _allocate(self, protocol: AbstractDatagramProtocol) -> RelayedPort:
-        race = _Race(self._clock, self._clients, self._patience, self._progress, protocol)
+    def allocate_tcp(self) -> Deferred[TcpAllocation]:
+        """The same for TCP."""
+        return Deferred.fromCoroutine(self._allocate(lambda client: client.allocate_tcp()))
+
+    async def _allocate(self, begin: Callable[[TurnClient], Deferred[Any]]) -> Any:
+        race = _Race(self._clock, self._clients, self._patience, self._progress, begin)
         race.start_next()
         client, port = await race.won
         # Another allocation may have found another way meanwhile: the last one counts.
@@ -62,7 +67,7 @@ class Alternatives:
 
 
 class _Race:
-    """The attempts of one allocation. `won` fires with the client that works and its port, and can be cancelled."""
+    """The attempts of one allocation. `won` fires with the client that works and what it gave, and can be cancelled."""
 
     def __init__(
         self,
@@ -70,13 +75,13 @@ class _Race:
         clients: Sequence[TurnClient],
         patience: float,
         progress: Progress,
-        protocol: AbstractDatagramProtocol,
+        begin: Callable[[TurnClient], Deferred[Any]],
     ) -> None:
-        self.won: Deferred[tuple[TurnClient, RelayedPort]] = Deferred(lambda _: self._end())
+        self.won: Deferred[tuple[TurnClient, Any]] = Deferred(lambda _: self._end())
         self._clock = clock
         self._patience = patience
         self._progress = progress
-        self._protocol = protocol
+        self._begin = begin
         self._clients = list(clients)
         self._waiting = deque(clients)
         self._running: dict[TurnClient, Deferred[Any]] = {}
@@ -91,11 +96,11 @@ class _Race:
         if self._waiting:
             self._next = self._clock.callLater(STAGGER, self.start_next)
         self._progress.trying(client.uri)
-        attempt: Deferred[Any] = client.allocate(self._protocol).addTimeout(self._patience, self._clock)
+        attempt = self._begin(client).addTimeout(self._patience, self._clock)
         self._running[client] = attempt
         attempt.addCallbacks(self._succeeded, self._failed, callbackArgs=(client,), errbackArgs=(client,))
 
-    def _succeeded(self, port: RelayedPort, client: TurnClient) -> None:
+    def _succeeded(self, port: Any, client: TurnClient) -> None:
         del self._running[client]
         self._end()
         self.won.callback((client, port))

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater, react
 
 from relayd.address import Family
 from relayd.client.forward import Forward
-from relayd.client.forward_command import forward
+from relayd.client.forward_command import Wanted, forward
 from relayd.client.ping import Outcome, explain, ping
 from relayd.client.turn import TurnClient
 from relayd.client.ways import Clients, add_options, clients
@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status. 0: all ways work, or what was forwarded was stopped. 1: a way does not
     work, or a line on stderr says what is wrong. argparse itself exits 2.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is _forward and not (options.udp or options.tcp or options.tls):
+        parser.error("what is to be forwarded? Give --udp, --tcp or --tls")
     try:
         make_clients = clients(options)
     except ConfigurationError as error:
@@ -64,8 +67,9 @@ async def _forward(reactor: Any, options: argparse.Namespace, make_clients: Clie
     def say(line: str) -> None:
         print(line, flush=True)
 
+    wanted = Wanted(options.udp, options.tcp, options.tls)
     try:
-        await forward(reactor, options.forwards, lambda families: make_clients(reactor, families), options.timeout, say)
+        await forward(reactor, wanted, lambda families: make_clients(reactor, families), options.timeout, say)
     except RelaydError as error:
         print(f"relayd-client: {explain(error)}", file=sys.stderr)
         return 1
@@ -127,23 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(made)
     made.add_argument("--count", type=_count, default=5, metavar="N", help="echoes for each way; default: %(default)s")
     made.add_argument("--ipv6", action="store_true", help="ask for an IPv6 relayed address")
-    text = "Listen on local UDP ports and pass on what comes to peers, through a relay, until it is stopped."
+    text = "Listen on local ports and pass on what comes to peers, through a relay, until it is stopped."
     made = commands.add_parser("forward", help=text, description=text, allow_abbrev=False)
     made.set_defaults(run=_forward)
     made.add_argument(
         "servers", nargs="+", metavar="SERVER", help="as for ping; of several ways the first one that works is used"
     )
     _add_common(made)
-    made.add_argument(
-        "--udp",
-        dest="forwards",
-        type=_forward_of,
-        action="append",
-        required=True,
-        metavar="[ADDRESS:]PORT=PEER:PORT",
-        help="a local port, on 127.0.0.1 unless there is an ADDRESS, and the peer behind it; may come several times",
-    )
-    made.add_argument("--tcp", type=_no_tcp, metavar="...", help="not yet: peers are reached over UDP only")
+    text = "a local {}, on 127.0.0.1 unless there is an ADDRESS, and the peer behind it; may come several times"
+    _add_forward(made, "--udp", text.format("UDP port"))
+    _add_forward(made, "--tcp", text.format("TCP port") + "; needs tcp, tls, ws or wss to the relay")
+    _add_forward(made, "--tls", "as --tcp, and the relay speaks TLS with the peer, whose certificate is to be for PEER")
     return parser
 
 
@@ -154,17 +152,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_forward(parser: argparse.ArgumentParser, option: str, text: str) -> None:
+    metavar = "[ADDRESS:]PORT=PEER:PORT"
+    parser.add_argument(option, type=_forward_of, action="append", default=[], metavar=metavar, help=text)
+
+
 def _forward_of(text: str) -> Forward:
     try:
         return Forward.parse(text)
     except ConfigurationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _no_tcp(text: str) -> str:
-    raise argparse.ArgumentTypeError(
-        "TCP to a peer takes a TCP allocation (RFC 6062), which does not exist here yet; --udp forwards UDP"
-    )
 
 
 def _count(text: str) -> int:

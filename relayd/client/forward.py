@@ -18,7 +18,7 @@ _GRAMMAR = "write PORT=PEER:PORT or ADDRESS:PORT=PEER:PORT, with IPv6 addresses 
 
 
 class Forward(NamedTuple):
-    """One local UDP port and the peer behind it: `host` is an address or a name. `port` may be 0: any that is free."""
+    """One local port and the peer behind it: `host` is an address or a name. `port` may be 0: any that is free."""
 
     interface: str
     port: int

@@ -11,13 +11,16 @@ from relayd.address import TransportAddress
 from relayd.client.alternatives import Progress
 from relayd.client.forwarding import MAX_SENDERS, Audience, Forwarding
 from relayd.client.relayed import RelayedPort
+from relayd.client.stream_forwarding import MAX_CONNECTIONS, StreamAudience
+from relayd.client.tcp import TcpAllocation
 from relayd.client.uri import TurnUri
 from relayd.errors import RelaydError
+from relayd.turn.outputs import PeerTls
 
 INTERVAL = 60.0  # seconds between two lines of the same kind, where what they tell of may happen all the time
 
 
-class Narration(Audience, Progress):
+class Narration(Audience, StreamAudience, Progress):
     """Tells what happens through `say`, a line at a time."""
 
     def __init__(self, clock: Any, say: Callable[[str], None]) -> None:
@@ -45,6 +48,23 @@ class Narration(Audience, Progress):
 
     def waiting(self, error: RelaydError, pause: float) -> None:
         self._say(f"no relay: {error}; the next attempt is in {pause:.1f} s")
+
+    def port_opened(self, local: TransportAddress, peer: TransportAddress, tls: PeerTls | None) -> None:
+        how = "over TCP" if tls is None else f"with TLS as {tls.server_name}"
+        self._say(f"listening: {local}, for {peer} {how}")
+
+    def tcp_allocated(self, allocation: TcpAllocation) -> None:
+        self._is_connected = True
+        self._say(f"relayed address: {', '.join(map(str, allocation.relayed_addresses))}, by {allocation.uri}, for TCP")
+
+    def tcp_lost(self, error: RelaydError) -> None:
+        self._say(f"no relay: {error}; the next connection has us look for one")
+
+    def connection_refused(self, peer: TransportAddress, error: RelaydError) -> None:
+        self._rarely(f"connection {peer} {error}", f"no connection with {peer}: {error}")
+
+    def connections_crowded(self) -> None:
+        self._rarely("connections", f"a connection was turned away: {MAX_CONNECTIONS} are the most at a time")
 
     def sender_refused(self, error: RelaydError) -> None:
         self._rarely("refused", f"no relayed address for another sender: {error}")

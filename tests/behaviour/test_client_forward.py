@@ -213,9 +213,11 @@ def test_stopped_while_connecting(server: TurnServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word", "status"),
     [
-        (["--udp", "0=127.0.0.1:9", "--tcp", "80=127.0.0.1:80"], "RFC 6062", 2),
+        (["--tcp", "80"], "says not what to forward", 2),
         (["--udp", "0=127.0.0.1"], "says not what to forward", 2),
-        ([], "--udp", 2),
+        ([], "--udp, --tcp or --tls", 2),
+        (["--tcp", "192.0.2.1:0=127.0.0.1:9"], "cannot listen on 192.0.2.1, TCP port", 1),
+        (["--tls", "0=nowhere.invalid:9"], "nowhere.invalid", 1),
         (["--udp", "192.0.2.1:0=127.0.0.1:9"], "cannot listen on 192.0.2.1", 1),
         (["--udp", "0=nowhere.invalid:9"], "nowhere.invalid", 1),
         (["--udp", "0=10.0.0.1:9"], "does not let us reach 10.0.0.1:9: 403", 1),
