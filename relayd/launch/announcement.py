@@ -56,8 +56,7 @@ def announcement(
         lines.append(f"relayd: WebSocket clients reach it at {' '.join(web_urls)}")
     uris = turn_uris(listeners, relays)
     if one_user is not None:
-        lines.append("relayd: no --auth was given, so there is one user, for this run; as an entry of iceServers:")
-        lines.append(ice_server(uris, one_user.username, one_user.credential))
+        lines += _introduction(one_user, uris)
         lines += [f"relayd: see it relay at {url}" for url in demo_urls(listeners, relays, one_user)[:1]]
     elif uris:
         lines.append(f"relayd: clients reach it at {' '.join(uris)}")
@@ -71,6 +70,13 @@ def _for_whom(listener: IListener) -> str:
 def _relaying(relay: RelayAddress) -> str:
     public = relay.advertised.host
     return relay.bound.host if relay.bound == relay.advertised else f"{relay.bound.host}, known to clients as {public}"
+
+
+def _introduction(user: OneUser, uris: Sequence[str]) -> list[str]:
+    alone = "relayd: no --auth was given, so there is one user, for this run"
+    if not uris:  # browsers take no entry without one
+        return [f"{alone}: {user.username}, with the password {user.credential}"]
+    return [f"{alone}; as an entry of iceServers:", ice_server(uris, user.username, user.credential)]
 
 
 def turn_uris(listeners: Iterable[IListener], relays: Sequence[RelayAddress]) -> list[str]:

@@ -158,3 +158,16 @@ def test_what_only_proxies_reach() -> None:
     lines = announcement(ways, relays, "portable", False, OneUser(), [parse_cidr("127.0.0.0/8")])
     assert "relayd: listening on a way in, for proxies that speak the PROXY protocol" in lines
     assert not [line for line in lines if "3478" in line]
+
+
+@pytest.mark.parametrize(("app_connection", "lines"), [("udp", 2), ("ws", 1)])
+def test_one_user(app_connection: str, lines: int) -> None:
+    """The user of a run is an entry of iceServers where those have something to name; browsers refuse an empty one."""
+    user = OneUser()
+    printed = announcement([listener(app_connection, "127.0.0.1")], [relay("127.0.0.1", "127.0.0.1")], "p", False, user)
+    at = next(at for at, line in enumerate(printed) if line.startswith("relayd: no --auth was given"))
+    said = printed[at : at + lines]
+    assert user.username in said[-1]
+    assert user.credential in said[-1]
+    assert ("iceServers" in said[0]) is (lines == 2)
+    assert '"urls": []' not in said[-1]
