@@ -268,6 +268,13 @@ class TcpPeersTest(PeersCase):
             with pytest.raises(PeerUnreachable):
                 await relay.connect(peer)
 
+    async def test_a_peer_to_which_no_way_leads_is_said_to(self) -> None:
+        """The system refuses at once, for loopback leads nowhere else; no packet leaves."""
+        relay = await self.open()
+        elsewhere = TransportAddress.parse("192.0.2.1" if self.family is Family.IPV4 else "2001:db8::1", 9)
+        with pytest.raises(PeerUnreachable):
+            await relay.connect(elsewhere)
+
     async def test_closing_gives_up_what_is_under_way(self) -> None:
         """An attempt that is not finished fails, and later ones fail at once."""
         relay = await self.open()
