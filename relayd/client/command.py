@@ -65,7 +65,8 @@ async def _ping(reactor: Any, options: argparse.Namespace, make_clients: Clients
 
 async def _forward(reactor: Any, options: argparse.Namespace, make_clients: Clients) -> int:
     def say(line: str) -> None:
-        print(line, flush=True)
+        with suppress(OSError):  # nobody reads it any more, which is no reason to stop, nor not to
+            print(line, flush=True)
 
     wanted = Wanted(options.udp, options.tcp, options.tls)
     try:

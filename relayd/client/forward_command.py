@@ -79,14 +79,16 @@ async def forward(
     except FirstError as error:
         error.subFailure.raiseException()
     finally:
-        await stop()
-        narration.end()
-        if datagrams is not None:
-            narration.say_count(datagrams)
-        if streams is not None:
-            say(f"connections: {streams.made}")
-        # Not at once: we may be within the end of a connection, and the reactor would go on to close all there are.
-        reactor.callLater(0, left.callback, None)
+        try:
+            await stop()
+            if datagrams is not None:
+                narration.say_count(datagrams)
+            if streams is not None:
+                say(f"connections: {streams.made}")
+        finally:
+            narration.end()
+            # Not at once: we may be within the end of a connection, and the reactor would go on to close all there are.
+            reactor.callLater(0, left.callback, None)
     say("stopped")
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,16 @@ from typing import Self
 
 import pytest
 
-from tests.behaviour.test_client_forward import PATIENCE, assert_stopped, command, failed, local_ports, until_ready
+from tests.behaviour.test_client_forward import (
+    PATIENCE,
+    assert_stopped,
+    command,
+    environment,
+    failed,
+    local_ports,
+    until_ready,
+    words,
+)
 from tests.support.certificate import Certificate, make_certificate
 from tests.support.ports import family_of, free_ports
 from tests.support.servers import TurnServer, assert_clean_end, start_relayd
@@ -209,6 +219,33 @@ def test_the_relay_restarts(certificate: Certificate, tmp_path: Path) -> None:
             assert theirs.recv(5) == b"after"
         assert process.stop() == 0
         assert_clean_end(second)
+
+
+def test_nobody_listens_to_it(server: TurnServer) -> None:
+    """With nobody left to read its lines it goes on, and stops when it is told to."""
+    uri = f"turn:127.0.0.1:{server.plain}?transport=tcp"
+    with Listener() as peer:
+        wanted = ["--tcp", f"0=127.0.0.1:{free_ports()}", "--tcp", f"0=127.0.0.1:{peer.port}"]
+        process = subprocess.Popen(
+            words(uri, *wanted), stdout=subprocess.PIPE, text=True, env={**os.environ, **environment()}
+        )
+        try:
+            assert process.stdout is not None
+            output = ""
+            while "relayed address:" not in output:
+                output += process.stdout.readline()
+            process.stdout.close()
+            nobody, good = local_ports(output)
+            with dial(nobody) as ours, pytest.raises(ConnectionResetError):
+                ours.recv(1)  # of which a line tells
+            with dial(good) as ours, peer.accept() as theirs:
+                ours.sendall(b"hello")
+                assert theirs.recv(5) == b"hello"
+            process.terminate()
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_no_way_for_tcp(server: TurnServer) -> None:
