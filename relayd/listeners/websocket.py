@@ -463,6 +463,7 @@ class WebClient(ClientConnection):
             self.abort()
         elif now >= self._next_ping:
             self._next_ping = now + PING_INTERVAL
-            self._give_up = now + PONG_TIMEOUT
+            if not self.carries_bytes:  # else the peer may make it wait for as long as it likes, and its pongs with it
+                self._give_up = now + PONG_TIMEOUT
             if not self._paused:  # else there is enough under way that waits for an acknowledgement
                 frames.sendPing()
