@@ -13,6 +13,12 @@ from pathlib import Path
 EXIT_PATIENCE = 15.0  # seconds between SIGTERM and SIGKILL
 
 
+def _heed_signals() -> None:
+    """Undo what a shell does to programs in the background, and nohup to all: the child may be told to end."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Process:
     """A child process. A thread reads all that it writes, on either stream, so it never blocks on a full pipe."""
 
@@ -33,6 +39,7 @@ class Process:
             stderr=subprocess.STDOUT,
             pass_fds=keep,
             start_new_session=True,  # so that the children of a program that leaves some can be ended too
+            preexec_fn=_heed_signals,
         )
         self._output = bytearray()
         self._ended = False
