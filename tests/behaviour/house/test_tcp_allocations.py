@@ -44,6 +44,21 @@ class TcpAllocationCase(HouseCase):
         self.addCleanup(made.close)
         return made
 
+    def announced_to(self, client: TurnClient) -> list[Message]:
+        """The ConnectionAttempt indications that a client gets from now on, as they come."""
+        announced: list[Message] = []
+        receive = client.wire.received
+
+        def received(data: bytes) -> None:
+            message = decode(data)
+            if message.cls is Class.INDICATION:
+                announced.append(message)
+            else:
+                receive(data)
+
+        client.wire.received = received
+        return announced
+
     async def connect(self, client: TurnClient, peer: TransportAddress) -> int:
         """A Connect that succeeds; the CONNECTION-ID."""
         answer = await client.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, peer)])
@@ -124,17 +139,7 @@ class TcpAllocationSuite(TcpAllocationCase):
         stranger = await call(relayed)
         await eventually(lambda: stranger.end in ("all", "closed", "reset"))
         await stranger.close()
-        announced: list[Message] = []
-        receive = client.wire.received
-
-        def received(data: bytes) -> None:
-            message = decode(data)
-            if message.cls is Class.INDICATION:
-                announced.append(message)
-            else:
-                receive(data)
-
-        client.wire.received = received
+        announced = self.announced_to(client)
         await client.permit(TransportAddress.parse(self.host, 9))
         caller = await call(relayed)
         await eventually(lambda: announced)
@@ -261,17 +266,7 @@ class TcpAllocationSuite(TcpAllocationCase):
         """They meet inside it, each with what the other's permission allows, and notice no difference."""
         alice, alices_address = await self.tcp_client()
         bob, bobs_address = await self.tcp_client("bob")
-        announced: list[Message] = []
-        receive = bob.wire.received
-
-        def received(data: bytes) -> None:
-            message = decode(data)
-            if message.cls is Class.INDICATION:
-                announced.append(message)
-            else:
-                receive(data)
-
-        bob.wire.received = received
+        announced = self.announced_to(bob)
         await bob.permit(alices_address)
         number = await self.connect(alice, bobs_address)
         await eventually(lambda: announced)
@@ -415,9 +410,7 @@ class TlsPeersTest(TcpAllocationCase):
         relayed = allocated.get(a.XOR_RELAYED_ADDRESS)
         assert relayed is not None
         assert allocated.get(a.PEER_TLS) == ""
-        announced: list[Message] = []
-        receive = client.wire.received
-        client.wire.received = lambda data: announced.append(decode(data)) if data[1] == 0x1C else receive(data)
+        announced = self.announced_to(client)
         await client.permit(relayed)
         trusted = TrustRoot.loadPEM(certificate().certificate.read_bytes())
         endpoint = wrapClientTLS(
