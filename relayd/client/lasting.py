@@ -7,9 +7,7 @@ Theory of operation. `start` allocates once, and fails as that fails: a mistake 
     PAUSED      -                     ATTEMPTING          -           -                  -             ENDED
     ATTEMPTING  -                     -                   ALLOCATED   ENDED              PAUSED        ENDED
 
-How an allocation ends is never the reason to give up: a server that restarted, or whose credentials expired, is asked
-once more, and what it says then counts. Pauses double with each failure, and all of their length is at random, so that
-the clients of a relay that restarts do not come back in the same moment.
+`Succession` has the rules for pauses and for giving up.
 """
 
 from __future__ import annotations
@@ -18,28 +16,18 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.address import TransportAddress
 from relayd.client.relayed import NoBroadcast, RelayedPort, peer_address
+from relayd.client.succession import Succession
 from relayd.core import Entropy
-from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
-
-FIRST_PAUSE = 1.0  # seconds at most, before the first attempt
-LONGEST_PAUSE = 60.0  # seconds at most: a relay that is back is found within a minute
-STEADY = 60.0  # seconds that an allocation has to last for the pauses to be short again
-
-# Refusals that another attempt does not change, because they are about who asks and for what (RFC 8656 sections 7.2 and
-# 19). Others pass: a quota that the lost allocation holds until it expires (486), a full server (508), ...
-_PERMANENT = frozenset((400, 401, 403, 420, 440, 441, 442))
-
-_RANDOM_SIZE = 4  # bytes
+from relayd.errors import RelaydError, RemoteError, ServerUnavailable
 
 
 class Allocator(Protocol):
@@ -56,17 +44,6 @@ class Observer:
 
     def waiting(self, error: RelaydError, pause: float) -> None:
         """The allocation ended, or an attempt to get one failed, with `error`; the next is in `pause` seconds."""
-
-
-def is_permanent(error: BaseException) -> bool:
-    """Whether it is of no use to try again."""
-    return isinstance(error, ConfigurationError) or (isinstance(error, RemoteError) and error.code in _PERMANENT)
-
-
-def pause_before(failures: int, entropy: Entropy) -> float:
-    """Seconds to wait for the attempt that follows that many failed ones."""
-    longest = min(FIRST_PAUSE * 2.0 ** min(failures, 32), LONGEST_PAUSE)
-    return longest * (int.from_bytes(entropy(_RANDOM_SIZE)) / 2.0 ** (8 * _RANDOM_SIZE))
 
 
 class _Inlet(DatagramProtocol):
@@ -109,15 +86,12 @@ class LastingPort(NoBroadcast):
         observer: Observer,
         entropy: Entropy,
     ) -> None:
-        self._clock = clock
         self._client = client
         self._protocol = protocol
         self._observer = observer
-        self._entropy = entropy
         self._port: RelayedPort | None = None
         self._is_started = False
-        self._living: Deferred[RelaydError | None] = succeed(None)
-        self._is_stopping = False
+        self._succession = Succession(clock, self._attempt, self._lost, self._waits, entropy)
         self._is_over = False
         self._error: RelaydError | None = None
         self._ended: list[Deferred[RelaydError | None]] = []
@@ -127,9 +101,8 @@ class LastingPort(NoBroadcast):
 
     async def start(self) -> None:
         """Make the first allocation. Fails as `TurnClient.allocate` does. `TurnClient` has done so."""
-        await self._attempt()
-        self._living = Deferred.fromCoroutine(self._live())
-        self._living.addErrback(self._explain).addCallback(self._conclude)
+        first = await self._attempt()
+        self._succession.begin(first).addErrback(self._explain).addCallback(self._conclude)
 
     # --- addresses ------------------------------------------------------------------------------------------------
 
@@ -198,41 +171,20 @@ class LastingPort(NoBroadcast):
         """Delete the allocation and leave the server; fires when that is done."""
         if self._port is not None:
             return self._port.stopListening()
-        self._is_stopping = True
-        self._living.cancel()
+        self._succession.stop()
         return succeed(None)
 
     # --- from one allocation to the next ----------------------------------------------------------------------------
 
-    async def _live(self) -> RelaydError | None:
-        """Gives why there will be no other allocation; None: it was stopped."""
-        failures = 0
-        while (port := self._port) is not None:
-            began = self._clock.seconds()
-            error = await port.when_ended()
-            self._port = None
-            self._dropped += port.dropped
-            if error is None:
-                return None
-            if self._clock.seconds() - began >= STEADY:
-                failures = 0
-            while self._port is None:
-                pause = pause_before(failures, self._entropy)
-                failures += 1
-                self._tell(self._observer.waiting, error, pause)
-                await deferLater(self._clock, pause)
-                try:
-                    await self._attempt()
-                except RelaydError as refusal:
-                    if self._is_stopping:  # not every attempt fails with CancelledError when it is cancelled
-                        return None
-                    if is_permanent(refusal):
-                        return refusal
-                    error = refusal
-        return None
+    def _attempt(self) -> Deferred[RelayedPort]:
+        return self._client.allocate(_Inlet(self._protocol, self._allocated))
 
-    async def _attempt(self) -> None:
-        await self._client.allocate(_Inlet(self._protocol, self._allocated))
+    def _lost(self, port: RelayedPort) -> None:
+        self._port = None
+        self._dropped += port.dropped
+
+    def _waits(self, error: RelaydError, pause: float) -> None:
+        self._tell(self._observer.waiting, error, pause)
 
     def _allocated(self, port: RelayedPort) -> None:
         self._port = port
@@ -245,9 +197,7 @@ class LastingPort(NoBroadcast):
             self._protocol.makeConnection(self)
         self._tell(self._observer.allocated, port)
 
-    def _explain(self, failure: Failure) -> RelaydError | None:
-        if failure.check(CancelledError):
-            return None
+    def _explain(self, failure: Failure) -> RelaydError:
         self._log.failure("no other allocation can be made", failure)
         return ServerUnavailable("no other allocation can be made: there is a bug, and it is in the log")
 

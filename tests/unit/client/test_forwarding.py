@@ -14,10 +14,10 @@ from twisted.internet.task import Clock
 
 from relayd.address import TransportAddress
 from relayd.client.forwarding import IDLE_TIMEOUT, MAX_SENDERS, RECYCLE_AFTER, SWEEP, Audience, Forwarding, Route
-from relayd.client.lasting import FIRST_PAUSE
 from relayd.client.mappings import MAX_WAITING
 from relayd.client.narration import INTERVAL, Narration
 from relayd.client.relayed import RelayedPort
+from relayd.client.succession import FIRST_PAUSE
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from tests.unit.client.test_lasting import FakeClient, FakeSession
 

@@ -18,16 +18,9 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from relayd.address import TransportAddress
-from relayd.client.lasting import (
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    STEADY,
-    LastingPort,
-    Observer,
-    is_permanent,
-    pause_before,
-)
+from relayd.client.lasting import LastingPort, Observer
 from relayd.client.relayed import RelayedPort
+from relayd.client.succession import FIRST_PAUSE, LONGEST_PAUSE, STEADY, is_permanent, pause_before
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.client_outputs import Allocated
