@@ -188,12 +188,7 @@ REPEATABLE: dict[str, Callable[[str], Any]] = {
 }
 """Options that may be given several times, and what reads each text."""
 
-SINGLE: dict[str, Callable[[str], Any]] = {
-    "realm": _realm,
-    "relay-ports": _ports,
-    "peer-ca": Path,
-    "peer-certificate": Path,
-    "peer-key": Path,
+NUMBERS: dict[str, Callable[[str], int]] = {
     "user-quota": _whole_number(0, "allocations"),
     "total-quota": _whole_number(0, "allocations"),
     "max-bandwidth": _whole_number(0, "bytes a second"),
@@ -201,8 +196,18 @@ SINGLE: dict[str, Callable[[str], Any]] = {
     "max-lifetime": _whole_number(1, "seconds"),
     "max-connections": _whole_number(1, "connections"),
     "max-connections-per-source": _whole_number(1, "connections"),
+}
+"""Options that are given once, with a whole number, and what reads each text."""
+
+SINGLE: dict[str, Callable[[str], Any]] = {
+    "realm": _realm,
+    "relay-ports": _ports,
+    "peer-ca": Path,
+    "peer-certificate": Path,
+    "peer-key": Path,
     "data-plane": str,
     "log-format": _log_format,
+    **NUMBERS,
 }
 """Options that are given once, and what reads each text."""
 

@@ -15,11 +15,13 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
 
-def read_config_file(path: str, single: Collection[str], repeatable: Collection[str]) -> dict[str, list[str]]:
+def read_config_file(
+    path: str, single: Collection[str], repeatable: Collection[str], numbers: Collection[str]
+) -> dict[str, list[str]]:
     """The texts in the file by option name, each as a list (of one, for an option that is given once).
 
-    Raises ConfigurationError, which names the file, for anything but a readable TOML table of known names with texts
-    and whole numbers in it.
+    `numbers` are those of `single` that are whole numbers in the file. Raises ConfigurationError, which names the file,
+    for anything but a readable TOML table of known names with what belongs there.
     """
     try:
         with open(path, "rb") as file:
@@ -28,15 +30,21 @@ def read_config_file(path: str, single: Collection[str], repeatable: Collection[
         raise ConfigurationError(f"{path}: cannot be read ({why.strerror}): check path and permissions") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as why:
         raise ConfigurationError(f'{path}: not TOML ({why}): write lines such as realm = "example.org"') from None
-    return {name: _texts(path, name, value, single, repeatable) for name, value in table.items()}
+    for name in table:
+        if name not in single and name not in repeatable:
+            raise ConfigurationError(f"{path}: unknown key {name!r}: {nearest(name, [*single, *repeatable])}")
+    return {name: _texts(path, name, value, name in repeatable, name in numbers) for name, value in table.items()}
 
 
-def _texts(path: str, name: str, value: object, single: Collection[str], repeatable: Collection[str]) -> list[str]:
-    if name not in single and name not in repeatable:
-        raise ConfigurationError(f"{path}: unknown key {name!r}: {nearest(name, [*single, *repeatable])}")
-    values = value if isinstance(value, list) and name in repeatable else [value]
-    # bool is an int to Python, and never a value of ours. The value itself is not shown: it may be a secret.
-    if not all(isinstance(each, str | int) and not isinstance(each, bool) for each in values):
-        wanted = "a text or a list of texts" if name in repeatable else "one text or whole number"
-        raise ConfigurationError(f"{path}: the value of {name} does not fit: write {wanted}")
-    return [str(each) for each in values]
+def _texts(path: str, name: str, value: object, is_repeatable: bool, is_number: bool) -> list[str]:
+    values = value if isinstance(value, list) and is_repeatable else [value]
+    # The exact type, for a bool is an int to Python. The value itself is not shown: it may be a secret.
+    if all(type(each) is (int if is_number else str) for each in values):
+        return [str(each) for each in values]
+    if is_number:
+        wanted = f"a whole number without quotes, as in {name} = 100"
+    elif is_repeatable:
+        wanted = f'a list of texts in quotes, as in {name} = ["…", "…"]'
+    else:
+        wanted = f'one text in quotes, as in {name} = "…"'
+    raise ConfigurationError(f"{path}: the value of {name} does not fit: write {wanted}")

@@ -169,7 +169,7 @@ class Options(usage.Options, strcred.AuthOptionMixin):
                 self.texts[name] = [self[name]]
         if self["config"] is not None:
             path = self["config"]
-            written = read_config_file(path, config.SINGLE, [*config.REPEATABLE, "auth"])
+            written = read_config_file(path, config.SINGLE, [*config.REPEATABLE, "auth"], config.NUMBERS)
             where = {name: f"{path}: " for name in written if name not in self.texts}
             self.texts = {**written, **self.texts}
         self.settings = config.make_settings(
