@@ -39,7 +39,7 @@ class OrdinaryFrames(Frames):
         self._dataReceived(data)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self._connection.message_received(payload)
+        self._connection.binary_message(payload)
 
 
 class OrdinaryClient(WebClient):

@@ -20,14 +20,13 @@ from relayd.client.server import Connection, Server
 from relayd.client.streams import endpoint_to
 from relayd.client.websocket import ALPN as HTTP
 from relayd.client.websocket import WebSocketConnection
-from relayd.client.websocket_frames import NORMAL
 from relayd.client.wording import explain, wording
 from relayd.dtls import ALPN as TURN
 from relayd.errors import ServerUnavailable
+from relayd.websocket_frames import GOING_AWAY, NORMAL_CLOSURE
 
 LARGEST_MESSAGE = 16_384  # bytes in one binary message: little enough to share the way, enough to cost little
 CLOSE_GRACE = 10.0  # seconds that a server has to answer a Close frame, behind all that was written
-_GOING_AWAY = 1001  # RFC 6455 section 7.4.1
 
 
 @implementer(IHalfCloseableProtocol)
@@ -103,7 +102,7 @@ class WebSocketCarrier(WebSocketConnection):
             self._transport.loseConnection()
             return
         self._is_clean = True
-        frames.end(NORMAL)
+        frames.end(NORMAL_CLOSURE)
         self._transport.resumeProducing()  # for the answer
         self._wait(CLOSE_GRACE, self._transport.loseConnection)
 
@@ -111,7 +110,7 @@ class WebSocketCarrier(WebSocketConnection):
         self._data.received(data)
 
     def close_received(self, code: int | None, reason: bytes) -> None:
-        self._is_clean = self._is_clean or code in (None, NORMAL, _GOING_AWAY)
+        self._is_clean = self._is_clean or code in (None, NORMAL_CLOSURE, GOING_AWAY)
         super().close_received(code, reason)
 
     def message_received(self, data: bytes) -> None:

@@ -14,11 +14,12 @@ from relayd.address import AppConnection
 from relayd.client.http import ResponseReader, printable
 from relayd.client.server import Connection, Receiver, Server
 from relayd.client.streams import StreamConnection, endpoint_to
-from relayd.client.websocket_frames import INVALID_PAYLOAD, NORMAL, Frames, masked_frame
+from relayd.client.websocket_frames import Frames
 from relayd.client.websocket_handshake import handshake_request, refusal
 from relayd.client.wording import explain
 from relayd.errors import DecodeError, ServerUnavailable
 from relayd.stun.framing import split_message
+from relayd.websocket_frames import INVALID_PAYLOAD, NORMAL_CLOSURE, masked_frame
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds for the opening handshake, that of TLS included
 PING_INTERVAL = 25.0  # seconds: web proxies give up connections on which a client says nothing for 60
@@ -113,7 +114,7 @@ class WebSocketConnection(StreamConnection):
 
     def _hang_up(self) -> None:
         if self._frames is not None and self._frames.is_speaking():
-            self._frames.end(NORMAL)  # RFC 6455 section 7.1.1: it is the server that closes TCP then
+            self._frames.end(NORMAL_CLOSURE)  # RFC 6455 section 7.1.1: it is the server that closes TCP then
         else:
             self._transport.loseConnection()
 

@@ -1,18 +1,16 @@
 """TURN over WebSocket (draft-chenxin-behave-turn-websocket): a binary message carries one STUN or ChannelData message.
 
-Several whole messages in one, padded to four bytes, are taken too. Autobahn reads the frames; it is given neither the
-transport nor a clock, so that every limit, every timeout and every write is ours. The frames of bound channels pass it
-by (see `relayd.listeners.channel_frames`), with which its own counts of traffic, that nobody reads, do not grow.
+Several whole messages in one, padded to four bytes, are taken too. Autobahn reads the frames
+(`relayd.websocket_frames`), but for those of bound channels, which pass it by (`relayd.listeners.channel_frames`); its
+own counts of traffic, that nobody reads, do not grow with these.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Site
 
@@ -26,55 +24,28 @@ from relayd.listeners.http import WebChannel, WebSite
 from relayd.listeners.liveness import Liveness
 from relayd.stream_end import StreamEnd
 from relayd.stun.framing import split_message
-from relayd.stun.message import MAX_MESSAGE
+from relayd.websocket_frames import (
+    GOING_AWAY,
+    INVALID_PAYLOAD,
+    NORMAL_CLOSURE,
+    OPTIONS,
+    WebSocketFrames,
+    frame_header,
+)
 
 MAX_LINGERING = 262_144  # bytes that are read and dropped while a client finishes its last message and hears why
 PING_INTERVAL = 25.0  # seconds: web proxies give up connections on which a server says nothing for 60
 PONG_TIMEOUT = 20.0  # seconds after a ping in which something, not necessarily the pong, has to come
 
-# RFC 6455 section 7.4.1
-NORMAL_CLOSURE = 1000
-GOING_AWAY = 1001
-UNSUPPORTED_DATA = 1003
-INVALID_PAYLOAD = 1007
 
+class Frames(WebSocketFrames, WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not typed
+    """The server's end."""
 
-@lru_cache(maxsize=4096)
-def frame_header(size: int) -> bytes:
-    """What goes before a whole, unmasked binary message of `size` bytes (RFC 6455 section 5.2)."""
-    if size < 126:
-        return b"\x82" + size.to_bytes(1)
-    if size < 65_536:
-        return b"\x82\x7e" + size.to_bytes(2)
-    return b"\x82\x7f" + size.to_bytes(8)
-
-
-class _OnlyFaults:
-    """What Autobahn is given for a log: that strangers break the rules is no news, that it is broken itself is."""
-
-    _log = Logger(namespace="autobahn")
-
-    def error(self, message: str, **values: Any) -> None:
-        self._log.error(message, **values)
-
-    def debug(self, *message: Any, **values: Any) -> None:
-        """Nobody wants to know."""
-
-    info = warn = debug
-
-
-class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not typed
-    """Reads and writes the frames of one connection. Knows nothing of TURN."""
-
-    log = _OnlyFaults()
     data: bytes  # what Autobahn has not read yet
 
     def __init__(self, connection: WebClient, factory: WebSocketServerFactory, subprotocol: str | None) -> None:
-        super().__init__()
-        self.factory = factory
-        self._connection = connection
+        super().__init__(connection, factory)
         self._subprotocol = subprotocol
-        self._message = bytearray()
 
     def open(self, key: bytes) -> None:
         """Answer a handshake that has been judged already."""
@@ -105,41 +76,17 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
                     self.data = data  # so that this frame, too, can be read in one go when it is whole
                     return
         if data:
-            self._dataReceived(data)
-
-    def lost(self) -> None:
-        """The connection is gone."""
-        self._connectionLost(None)
+            super().received(data)
 
     def lift_limits(self) -> None:
         """Take messages of any length: they are passed on piece by piece."""
         self.maxFramePayloadSize = self.maxMessagePayloadSize = 0
 
-    def is_speaking(self) -> bool:
-        """Whether no Close frame has been sent or answered yet."""
-        return bool(self.state == self.STATE_OPEN)
-
-    def end(self, code: int, reason: str = "") -> None:
-        """Send a Close frame, unless one was sent."""
-        if self.is_speaking():
-            self.sendCloseFrame(code, reason.encode("ascii"))
-
-    def fail(self, code: int, reason: str) -> None:
-        """The same, and listen to nothing more that the client says (RFC 6455 section 7.1.7)."""
-        if self.is_speaking():
-            self._fail_connection(code, reason)
-
     # --- what Autobahn calls for want of a transport ---
-
-    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        self._connection.write(data)
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         super().sendCloseFrame(code, reasonUtf8, isReply)
         self._connection.closing()
-
-    def unregisterProducer(self) -> None:
-        """The connection does that when it hangs up."""
 
     def _closeConnection(self, abort: bool = False) -> None:
         self._connection.hang_up()
@@ -149,55 +96,24 @@ class Frames(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not 
     def onConnect(self, request: Any) -> str | None:
         return self._subprotocol
 
-    def _onOpen(self) -> None:
-        """It would look for a TLS channel and for certificates."""
-
-    def onPing(self, payload: bytes) -> None:
-        # A client that does not read gets no pongs, of which it could ask for any number.
-        if not self._connection.is_paused:
-            self.sendPong(payload)
-
-    def onPong(self, payload: bytes) -> None:
-        """Bytes came, which is all that was asked for."""
-
-    def onMessageBegin(self, isBinary: bool) -> None:
-        super().onMessageBegin(isBinary)
-        self._message = bytearray()
-        if not isBinary:
-            self.fail(UNSUPPORTED_DATA, "binary messages only")
-
     def onMessageFrameData(self, payload: bytes) -> None:
-        # Autobahn would keep a list of the pieces, in which a message of very many very small ones takes megabytes.
-        if self.failedByMe:
-            return
-        if self._connection.carries_bytes:
+        if not self._connection.carries_bytes:
+            super().onMessageFrameData(payload)
+        elif not self.failedByMe:
             self._connection.bytes_received(payload)
-        else:
-            self._message += payload
 
     def onMessageEnd(self) -> None:
-        message, self._message = self._message, bytearray()
-        if self.is_speaking() and not self._connection.carries_bytes:
-            self._connection.message_received(bytes(message))
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        """The connection knows."""
+        if not self._connection.carries_bytes:
+            super().onMessageEnd()
 
 
 def make_frames_factory(clock: Any) -> WebSocketServerFactory:
-    """What Autobahn wants to know once for all connections of a listener: above all, that no timer is its own."""
+    """What Autobahn wants to know once for all connections of a listener."""
     factory = WebSocketServerFactory(server="", reactor=clock)
     factory.setProtocolOptions(
+        **OPTIONS,
         versions=[int(VERSION)],
         webStatus=False,
-        utf8validateIncoming=False,  # text is refused whatever it says
-        maxFramePayloadSize=MAX_MESSAGE,  # several messages in one share that
-        maxMessagePayloadSize=MAX_MESSAGE,
-        failByDrop=False,  # the client is to hear the code
-        openHandshakeTimeout=0,
-        closeHandshakeTimeout=0,
-        autoPingInterval=0,
-        autoPingTimeout=0,
         tcpNoDelay=True,
         perMessageCompressionAccept=_no_compression,
     )
@@ -219,7 +135,7 @@ class DataMessages:
         self.unregisterProducer = below.unregisterProducer
 
     def write(self, data: bytes) -> None:
-        self._connection.write(self._connection.framed(data))
+        self._connection.write_frames(self._connection.framed(data))
 
     def loseConnection(self) -> None:
         self._connection.say_goodbye(NORMAL_CLOSURE)
@@ -339,12 +255,12 @@ class WebClient(ClientConnection):
     # --- what the frames call ---
 
     @property
-    def is_paused(self) -> bool:
-        """Whether the client does not read."""
+    def is_congested(self) -> bool:
+        """See `FramedConnection`: the client does not read."""
         return self._paused
 
-    def write(self, data: bytes) -> None:
-        """Frames, for the end of this turn."""
+    def write_frames(self, data: bytes) -> None:
+        """See `FramedConnection`: for the end of this turn."""
         self._write(data)
 
     def closing(self) -> None:
@@ -372,8 +288,8 @@ class WebClient(ClientConnection):
         assert self._data is not None  # it was asked for
         self._data.received(data)
 
-    def message_received(self, data: bytes) -> None:
-        """A whole binary message."""
+    def binary_message(self, data: bytes) -> None:
+        """See `FramedConnection`."""
         if self._binding:
             self._behind.append(data)
         else:

@@ -17,10 +17,10 @@ from relayd.address import AppConnection
 from relayd.client.server import Server
 from relayd.client.streams import CLOSE_GRACE
 from relayd.client.websocket import HANDSHAKE_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, WebSocketConnection
-from relayd.client.websocket_frames import masked_frame
 from relayd.errors import ConfigurationError, ServerUnavailable
 from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import MAX_MESSAGE, Class, Method, encode
+from relayd.websocket_frames import masked_frame
 
 ANSWER = encode(Method.ALLOCATE, Class.SUCCESS, bytes(12))
 DATA = encode_channel_data(0x4000, b"hello", padded=False)
