@@ -185,7 +185,8 @@ class ITcpRelay(IRelay):
     def connect(peer: TransportAddress, tls: Any = None) -> Any:
         """A Deferred of an `IPeerConnection`. `tls` is a `relayd.turn.outputs.PeerTls`, or None.
 
-        Fails with `PeerUnreachable`, after 38 seconds at the latest, or with `PeerNotAuthenticated`.
+        Fails with `PeerUnreachable`, after 38 seconds at the latest, with `PeerNotAuthenticated`, or with
+        `RelayUnavailable` where we ran out of descriptors or memory, so that the peer was not even tried.
         """
 
 

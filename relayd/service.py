@@ -260,9 +260,15 @@ class RelayService:
         relay: Any = request.relay
 
         def failed(failure: Failure) -> None:
-            if not failure.check(PeerUnreachable, PeerNotAuthenticated):
+            error, code = failure.value, 447
+            if isinstance(error, PeerNotAuthenticated):
+                code = 460
+            elif isinstance(error, RelayUnavailable):
+                self._note_unavailable("connection to a peer", error)
+                code = 508
+            elif not isinstance(error, PeerUnreachable):
                 self._log.failure("could not connect to a peer", failure)
-            self._answer(request, out.PeerNotConnected(460 if failure.check(PeerNotAuthenticated) else 447))
+            self._answer(request, out.PeerNotConnected(code))
 
         def reached(connection: IPeerConnection) -> None:
             self._answer(request, out.PeerConnected(connection, connection.protocol))
@@ -336,7 +342,7 @@ class RelayService:
                         family, self, even_port=request.even_port, reserve_next=request.reserve_next
                     )
                 except RelayUnavailable as unavailable:
-                    self._note_unavailable(unavailable)
+                    self._note_unavailable("relayed address", unavailable)
                     failed = (family, 508)
                     continue
                 relay.limit = limit
@@ -365,11 +371,12 @@ class RelayService:
         rate = min(rates)
         return TokenBucket(rate, max(rate, _SMALLEST_BURST), self._clock.seconds())
 
-    def _note_unavailable(self, unavailable: RelayUnavailable) -> None:
+    def _note_unavailable(self, what: str, unavailable: RelayUnavailable) -> None:
         # Once until it works again: whoever runs us out of descriptors must not fill the log as well.
         if not self._exhausted:
             self._exhausted = True
             self._log.error(
-                "no relayed address could be opened: {reason}; new allocations are answered 508, the others go on",
+                "no {what} could be opened: {reason}; new ones are answered 508, the others go on",
+                what=what,
                 reason=str(unavailable),
             )

@@ -19,12 +19,12 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.accept_log import AcceptLog
 from relayd.address import TransportAddress
 from relayd.config import ListenerSettings
 from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
-from relayd.listeners.accept_log import AcceptLog
 from relayd.listeners.admission import Admission
 from relayd.listeners.connection import ClientConnection, StreamClient, ip_address
 from relayd.listeners.endpoint import cannot_listen, split_arguments

@@ -68,4 +68,9 @@ def cannot_relay(address: RelayAddress, error: OSError) -> RelayUnavailable | No
     if error.errno in _TAKEN:
         return None
     reason = f"cannot relay from {address.bound.host}: {error.strerror or error}"
-    return RelayUnavailable(reason, exhausted=error.errno in _EXHAUSTED)
+    return RelayUnavailable(reason, exhausted=is_exhausted(error.errno))
+
+
+def is_exhausted(error_number: int | None) -> bool:
+    """Whether that is the error of a process or a system which ran out of descriptors or memory."""
+    return error_number in _EXHAUSTED

@@ -1,8 +1,6 @@
 """Opens relayed TCP addresses, and the connections of peers to them and from them (RFC 6062).
 
-A relayed address is a listening socket, and every connection to a peer leaves from the same address and port, which
-takes SO_REUSEPORT on both. The listening socket gets it after it is bound: so a port that another program or another
-relay listens on is still refused to us.
+A relayed address is a listening socket, and every connection to a peer leaves from the same address and port.
 """
 
 from __future__ import annotations
@@ -14,11 +12,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.protocol import ClientFactory, ServerFactory
-from twisted.internet.tcp import Client, Connector
 from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.accept_log import AcceptLog
 from relayd.address import Family, TransportAddress
 from relayd.config import RelaySettings
 from relayd.core import Entropy
@@ -35,7 +33,8 @@ from relayd.interfaces import (
 )
 from relayd.peers.bridged import bridge
 from relayd.peers.connection import PeerConnection
-from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
+from relayd.peers.ports import RelayPorts, cannot_relay, check_ports, is_exhausted
+from relayd.peers.relayed_port import RelayedConnector, RelayedPort, listening_socket
 from relayd.peers.tls import PeerTlsOptions, TlsPeerConnection, over_tls
 from relayd.rate import TokenBucket
 from relayd.turn.outputs import PeerTls
@@ -44,7 +43,6 @@ from relayd.turn.peer_connections import MAX_CONNECTIONS
 TCP = 6  # IP protocol number
 
 CONNECT_TIMEOUT = 30.0  # seconds, RFC 6062 section 5.2: at least
-BACKLOG = 16  # peers that knock at one relayed address at the same moment
 
 Opened = tuple[IRelay, TransportAddress]
 
@@ -61,6 +59,7 @@ class TcpRelay(ServerFactory):
         address: TransportAddress,
         receiver: ITcpRelayReceiver,
         tls: PeerTlsOptions,
+        accept_log: AcceptLog,
         find: Callable[[TransportAddress], TcpRelay | None],
         gone: Callable[[TcpRelay], Any],
     ) -> None:
@@ -73,6 +72,7 @@ class TcpRelay(ServerFactory):
         self._reactor = reactor
         self._receiver = receiver
         self._tls = tls
+        self._accept_log = accept_log
         self._find = find
         self._gone = gone
         self._port: Any = None
@@ -81,18 +81,11 @@ class TcpRelay(ServerFactory):
 
     def listen(self) -> None:
         """Bind and listen. Raises OSError."""
-        ip, port, _ = self.address
-        family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_STREAM) as opened:
-            opened.setblocking(False)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            opened.bind((self.address.host, port))
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            opened.listen(BACKLOG)
-            self.address = self.address.with_port(opened.getsockname()[1])
-            self._port = self._reactor.adoptStreamPort(opened.fileno(), family, self)
+        listening = listening_socket(self.address)
+        self.address = self.address.with_port(listening.getsockname()[1])
+        self._port = RelayedPort(listening, self, self._reactor)
+        self._accept_log.attach(self._port)
+        self._port.startListening()
 
     def send(self, peer: TransportAddress, data: bytes, dont_fragment: bool = False) -> bool:
         """There are no datagrams here."""
@@ -177,23 +170,6 @@ class TcpRelay(ServerFactory):
             self._gone(self)
 
 
-class _FromRelayed(Client):
-    """A connection that leaves from a port on which we listen."""
-
-    def createInternetSocket(self) -> socket.socket:  # noqa: N802
-        opened: socket.socket = super().createInternetSocket()  # type: ignore[no-untyped-call]
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        return opened
-
-
-class _Connector(Connector):
-    def _makeTransport(self) -> Client:  # noqa: N802
-        return _FromRelayed(  # type: ignore[no-untyped-call]
-            self.host, self.port, self.bindAddress, self, self.reactor
-        )
-
-
 class _Attempt(ClientFactory):
     """To reach a peer, once."""
 
@@ -218,7 +194,7 @@ class _Attempt(ClientFactory):
             above = TlsPeerConnection(relay, receiver, peer, reactor, self._opened, self._failed)
             self._protocol = over_tls(tls, True, above, reactor)
         local = relay.address.host, relay.address.port
-        self._connector: Any = _Connector(peer.host, peer.port, self, CONNECT_TIMEOUT, local, reactor)
+        self._connector: Any = RelayedConnector(peer.host, peer.port, self, CONNECT_TIMEOUT, local, reactor)
 
     def begin(self) -> None:
         self._connector.connect()
@@ -234,7 +210,11 @@ class _Attempt(ClientFactory):
         self, connector: Any, reason: Failure
     ) -> None:
         self._relay.ended(self)
-        self._failed(PeerUnreachable(f"{self._peer}: {reason.getErrorMessage()}"))
+        said = f"{self._peer}: {reason.getErrorMessage()}"
+        if is_exhausted(getattr(reason.value, "osError", None)):
+            self._failed(RelayUnavailable(said, exhausted=True))
+        else:
+            self._failed(PeerUnreachable(said))
 
     def _opened(self, connection: PeerConnection) -> None:
         self._connected.callback(connection)
@@ -252,6 +232,7 @@ class TcpPeers:
     def __init__(self, reactor: Any, settings: RelaySettings, entropy: Entropy = secrets.token_bytes) -> None:
         self._reactor: Any = reactor
         self._tls = PeerTlsOptions(settings)
+        self._accept_log = AcceptLog("relayed TCP addresses", reactor)  # one, so that they say it once together
         self.accepts_tls = self._tls.server is not None
         self._ports = RelayPorts(settings, entropy)
         self.families = self._ports.families
@@ -268,7 +249,13 @@ class TcpPeers:
         """
         for address, port in self._ports.candidates(family):
             relay = TcpRelay(
-                self._reactor, address.bound.with_port(port), receiver, self._tls, self._relays.get, self._forget
+                self._reactor,
+                address.bound.with_port(port),
+                receiver,
+                self._tls,
+                self._accept_log,
+                self._relays.get,
+                self._forget,
             )
             try:
                 relay.listen()

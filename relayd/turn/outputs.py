@@ -139,7 +139,7 @@ class PeerConnected:
 @dataclass(slots=True)
 class PeerNotConnected:
     """447: it refused, was not reachable, was silent or spoke no TLS, deliberately not told apart. 460: it did not
-    prove by a certificate that it is who the client said.
+    prove by a certificate that it is who the client said. 508: it was not tried, for the relay has not what that takes.
     """
 
     code: int = 447

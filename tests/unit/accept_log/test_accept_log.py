@@ -1,4 +1,4 @@
-"""Promises of relayd.listeners.accept_log: one line for a run of trouble, and no port that it cannot cope with."""
+"""Promises of relayd.accept_log: one line for a run of trouble, and no port that it cannot cope with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 
-from relayd.listeners.accept_log import QUIET, AcceptLog
+from relayd.accept_log import QUIET, AcceptLog
 
 
 class Port:
