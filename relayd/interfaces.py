@@ -39,6 +39,15 @@ class Counters:
         self.received_packets = self.received_bytes = 0
         self.dropped = self.bridged = 0
 
+    def add(self, more: Counters) -> None:
+        """Count what `more` has counted, too."""
+        self.sent_packets += more.sent_packets
+        self.sent_bytes += more.sent_bytes
+        self.received_packets += more.received_packets
+        self.received_bytes += more.received_bytes
+        self.dropped += more.dropped
+        self.bridged += more.bridged
+
 
 # --- client side ----------------------------------------------------------------------------------------------------
 

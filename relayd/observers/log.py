@@ -21,13 +21,7 @@ def sum_counters(relays: Iterable[tuple[Any, Any]]) -> Counters:
     """What went through the relays of one allocation together."""
     total = Counters()
     for relay, _ in relays:
-        counters = relay.counters
-        total.sent_packets += counters.sent_packets
-        total.sent_bytes += counters.sent_bytes
-        total.received_packets += counters.received_packets
-        total.received_bytes += counters.received_bytes
-        total.dropped += counters.dropped
-        total.bridged += counters.bridged
+        total.add(relay.counters)
     return total
 
 

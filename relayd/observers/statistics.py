@@ -25,8 +25,8 @@ from relayd.observers.refusals import Refusal, refusal_of
 from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason, RequestRefused
 
 SAMPLE_INTERVAL = 1.0  # seconds: what the history resolves
-SERIES = ("sent_packets", "sent_bytes", "received_packets", "received_bytes", "dropped", "bridged")
-"""The counters of a history, in its order, by their names in `Counters`."""
+SERIES = Counters.__slots__
+"""The counters of a history, in its order."""
 
 RATE_MEMORY = 5.0  # seconds over which the rate of a session is smoothed, so that a list ordered by it can be read
 
@@ -91,10 +91,10 @@ class Statistics:
         totals: dict[AppConnection, Counters] = {}
         for kind, ended in self._ended_traffic.items():
             totals[kind] = Counters()
-            _add(totals[kind], ended)
+            totals[kind].add(ended)
         for session in self._live.values():
             for counters in session.counters:
-                _add(totals[session.app_connection], counters)
+                totals[session.app_connection].add(counters)
         return totals
 
     def keep_history(self) -> None:
@@ -136,7 +136,7 @@ class Statistics:
         kind = session.app_connection
         self.ended[kind, event.reason] += 1
         self.allocations[kind] -= 1
-        _add(self._ended_traffic[kind], sum_counters(event.relays))
+        self._ended_traffic[kind].add(sum_counters(event.relays))
         if not self._live and self._call is not None:
             self._call.cancel()
             self._call = None
@@ -180,8 +180,3 @@ class Statistics:
             sent_bytes += sent
             received_bytes += received
         return [sent_packets, sent_bytes, received_packets, received_bytes, dropped, bridged]
-
-
-def _add(total: Counters, more: Counters) -> None:
-    for name in Counters.__slots__:
-        setattr(total, name, getattr(total, name) + getattr(more, name))
