@@ -29,6 +29,7 @@ class Refusal(StrEnum):
     PEER_FAMILY = "peer-family"
     CONNECTION_EXISTS = "connection-exists"
     CONNECTION_FAILED = "connection-failed"
+    PEER_NOT_AUTHENTICATED = "peer-not-authenticated"
     QUOTA = "quota"
     SERVER_ERROR = "server-error"
     CAPACITY = "capacity"
@@ -52,12 +53,13 @@ CODES: dict[Refusal, int] = {
     Refusal.PEER_FAMILY: 443,
     Refusal.CONNECTION_EXISTS: 446,
     Refusal.CONNECTION_FAILED: 447,
+    Refusal.PEER_NOT_AUTHENTICATED: 460,
     Refusal.QUOTA: 486,
     Refusal.SERVER_ERROR: 500,
     Refusal.CAPACITY: 508,
 }
-"""STUN error codes (RFC 8489 section 14.8, RFC 8656 section 19, RFC 6062 section 6.3); 0: no answer. `OTHER` is a
-policy's own code.
+"""STUN error codes (RFC 8489 section 14.8, RFC 8656 section 19, RFC 6062 section 6.3, docs/protocol.rst); 0: no answer.
+`OTHER` is a policy's own code.
 """
 
 _BY_CODE = {code: refusal for refusal, code in CODES.items()}

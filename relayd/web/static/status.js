@@ -26,6 +26,7 @@ const REASONS = {
   "peer-family": ["Peer of another address family", ""],
   "connection-exists": ["A second connection to one peer", ""],
   "connection-failed": ["Peer not reached over TCP", ""],
+  "peer-not-authenticated": ["Peer's certificate not good", ""],
   "quota": ["User's quota reached", ""],
   "server-error": ["Server error", "see the log"],
   "capacity": ["No relayed address free", ""],

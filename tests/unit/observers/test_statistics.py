@@ -13,6 +13,7 @@ from relayd.observers.refusals import CODES, Refusal, refusal_of
 from relayd.observers.statistics import SERIES, Statistics
 from relayd.stun.message import Method
 from relayd.turn.outputs import AllocationCreated, AllocationEnded, AllocationRefreshed, EndReason, RequestRefused
+from relayd.turn.transaction import REASONS
 
 RELAYED = TransportAddress.parse("192.0.2.9", 50000)
 
@@ -120,6 +121,12 @@ def test_every_reason_has_a_code() -> None:
     for refusal, code in CODES.items():
         methods = (0, Method.ALLOCATE, Method.CHANNEL_BIND)
         assert refusal in {refusal_of(RequestRefused(path(), method, code)) for method in methods}
+
+
+def test_every_code_has_a_reason() -> None:
+    """Whatever the relay itself answers counts under a word of its own; `other` is left to policies."""
+    for code in REASONS:
+        assert refusal_of(RequestRefused(path(), Method.CONNECT, code)) is not Refusal.OTHER
 
 
 def test_no_history_costs_no_delayed_call() -> None:
