@@ -2,7 +2,7 @@
 itself.
 
 It knows interfaces only: never a listener, a peer transport or a data plane by name. Whoever builds it
-(`relayd.tap`) hands it those; whoever hears a client calls `receive`.
+(`relayd.launch.wiring`) hands it those; whoever hears a client calls `receive`.
 """
 
 from __future__ import annotations
