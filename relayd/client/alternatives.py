@@ -52,9 +52,9 @@ class Alternatives:
         """
         return Deferred.fromCoroutine(self._allocate(lambda client: client.allocate(protocol)))
 
-    def allocate_tcp(self) -> Deferred[TcpAllocation]:
+    def allocate_tcp(self, *, accept_tls: bool = False) -> Deferred[TcpAllocation]:
         """The same for TCP."""
-        return Deferred.fromCoroutine(self._allocate(lambda client: client.allocate_tcp()))
+        return Deferred.fromCoroutine(self._allocate(lambda client: client.allocate_tcp(accept_tls=accept_tls)))
 
     async def _allocate(self, begin: Callable[[TurnClient], Deferred[Any]]) -> Any:
         race = _Race(self._clock, self._clients, self._patience, self._progress, begin)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
 from relayd.address import Family
-from relayd.client.forward import Forward
+from relayd.client.forward import Forward, Welcome
 from relayd.client.forward_command import Wanted, forward
 from relayd.client.ping import Outcome, explain, ping
 from relayd.client.turn import TurnClient
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.run is _forward and not (options.udp or options.tcp or options.tls):
-        parser.error("what is to be forwarded? Give --udp, --tcp or --tls")
+    if options.run is _forward and not any(_wanted(options)):
+        parser.error("what is to be forwarded? Give --udp, --tcp, --tls, --accept or --accept-tls")
     try:
         make_clients = clients(options)
     except ConfigurationError as error:
@@ -68,13 +68,16 @@ async def _forward(reactor: Any, options: argparse.Namespace, make_clients: Clie
         with suppress(OSError):  # nobody reads it any more, which is no reason to stop, nor not to
             print(line, flush=True)
 
-    wanted = Wanted(options.udp, options.tcp, options.tls)
     try:
-        await forward(reactor, wanted, lambda families: make_clients(reactor, families), options.timeout, say)
+        await forward(reactor, _wanted(options), lambda families: make_clients(reactor, families), options.timeout, say)
     except RelaydError as error:
         print(f"relayd-client: {explain(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    return Wanted(options.udp, options.tcp, options.tls, options.accept, options.accept_tls)
 
 
 async def ping_all(reactor: Any, clients: Sequence[TurnClient], count: int, patience: float) -> int:
@@ -114,6 +117,23 @@ def _ms(seconds: float | None) -> str:
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 
+_OUT, _IN = "[ADDRESS:]PORT=PEER:PORT", "PEER=[HOST:]PORT"
+_LOCAL = "a local {}, on 127.0.0.1 unless there is an ADDRESS, and the peer behind it; may come several times"
+_TLS = "as --tcp, and the relay speaks TLS with the peer, whose certificate is to be for PEER"
+_CALLER = (
+    "a peer that may connect to the relayed address, and the TCP port that it is led to, on 127.0.0.1 unless there is "
+    "a HOST; may come several times; needs tcp, tls, ws or wss to the relay"
+)
+_TLS_CALLER = "as --accept, and the peer has to speak TLS with the relay, which shows its --peer-certificate"
+_FORWARDED = (  # the options of `forward` that can be repeated
+    ("--udp", _OUT, Forward.parse, _LOCAL.format("UDP port")),
+    ("--tcp", _OUT, Forward.parse, _LOCAL.format("TCP port") + "; needs tcp, tls, ws or wss to the relay"),
+    ("--tls", _OUT, Forward.parse, _TLS),
+    ("--accept", _IN, Welcome.parse, _CALLER),
+    ("--accept-tls", _IN, Welcome.parse, _TLS_CALLER),
+)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="relayd-client", description="Use TURN relays from the command line.", allow_abbrev=False
@@ -132,17 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(made)
     made.add_argument("--count", type=_count, default=5, metavar="N", help="echoes for each way; default: %(default)s")
     made.add_argument("--ipv6", action="store_true", help="ask for an IPv6 relayed address")
-    text = "Listen on local ports and pass on what comes to peers, through a relay, until it is stopped."
+    text = "Join local ports with peers, through a relay, in both directions, until it is stopped."
     made = commands.add_parser("forward", help=text, description=text, allow_abbrev=False)
     made.set_defaults(run=_forward)
     made.add_argument(
         "servers", nargs="+", metavar="SERVER", help="as for ping; of several ways the first one that works is used"
     )
     _add_common(made)
-    text = "a local {}, on 127.0.0.1 unless there is an ADDRESS, and the peer behind it; may come several times"
-    _add_forward(made, "--udp", text.format("UDP port"))
-    _add_forward(made, "--tcp", text.format("TCP port") + "; needs tcp, tls, ws or wss to the relay")
-    _add_forward(made, "--tls", "as --tcp, and the relay speaks TLS with the peer, whose certificate is to be for PEER")
+    for name, metavar, parse, text in _FORWARDED:
+        made.add_argument(name, type=_argument(parse), action="append", default=[], metavar=metavar, help=text)
     return parser
 
 
@@ -153,16 +171,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_forward(parser: argparse.ArgumentParser, option: str, text: str) -> None:
-    metavar = "[ADDRESS:]PORT=PEER:PORT"
-    parser.add_argument(option, type=_forward_of, action="append", default=[], metavar=metavar, help=text)
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For argparse, which tells of its own errors only."""
 
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _forward_of(text: str) -> Forward:
-    try:
-        return Forward.parse(text)
-    except ConfigurationError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return parsed
 
 
 def _count(text: str) -> int:

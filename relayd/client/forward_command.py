@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
@@ -11,9 +13,10 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from relayd.address import Family, TransportAddress
 from relayd.client.alternatives import Alternatives
 from relayd.client.datagrams import resolve
-from relayd.client.forward import Forward
+from relayd.client.forward import Forward, Welcome
 from relayd.client.forwarding import Forwarding, Route
 from relayd.client.narration import Narration
+from relayd.client.reception import Reception
 from relayd.client.stream_forwarding import StreamForwarding, StreamRoute
 from relayd.client.turn import TurnClient
 from relayd.errors import ConfigurationError, DecodeError
@@ -23,11 +26,15 @@ MakeClients = Callable[[tuple[Family, ...]], Sequence[TurnClient]]
 
 
 class Wanted(NamedTuple):
-    """What is to be forwarded: datagrams, connections, and connections that the relay continues in TLS."""
+    """What is to be forwarded: datagrams, connections, and connections that the relay continues in TLS; and which
+    connections of peers, in the clear and in TLS with the relay.
+    """
 
     udp: Sequence[Forward] = ()
     tcp: Sequence[Forward] = ()
     tls: Sequence[Forward] = ()
+    accept: Sequence[Welcome] = ()
+    accept_tls: Sequence[Welcome] = ()
 
 
 async def forward(
@@ -38,29 +45,12 @@ async def forward(
     `clients` makes one for each way to the relay, whose allocations are to be of the given families; each way has
     `patience` seconds. Raises RelaydError for what went wrong.
     """
-    routes = [await route_of(reactor, each) for each in wanted.udp]
-    stream_routes = [StreamRoute(*await route_of(reactor, each)) for each in wanted.tcp]
-    stream_routes += [StreamRoute(*await route_of(reactor, each), _tls_with(each)) for each in wanted.tls]
     narration = Narration(reactor, say)
+    parts = await _parts(reactor, wanted, clients, patience, narration)
     left: Deferred[None] = Deferred()
 
-    def alternatives(peers: list[TransportAddress], is_stream: bool) -> Alternatives:
-        families = tuple(sorted({peer.family for peer in peers}))
-        ways = [each for each in clients(families) if not (is_stream and each.uri.app_connection.is_datagram)]
-        if not ways:
-            raise ConfigurationError("TCP goes over tcp, tls, ws or wss to the relay: name such a way")
-        return Alternatives(reactor, ways, patience, narration)
-
-    datagrams = streams = None
-    if routes:
-        ways = alternatives([route.peer for route in routes], False)
-        datagrams = Forwarding(reactor, ways, narration, secrets.token_bytes)
-    if stream_routes:
-        streams = StreamForwarding(reactor, alternatives([route.peer for route in stream_routes], True), narration)
-
     async def stop() -> None:
-        parts = [part for part in (datagrams, streams) if part is not None]
-        await gatherResults([Deferred.fromCoroutine(part.stop()) for part in parts])
+        await gatherResults([Deferred.fromCoroutine(part.stop()) for part, _ in parts])
 
     def shut_down() -> Deferred[None]:
         Deferred.fromCoroutine(stop())
@@ -68,23 +58,19 @@ async def forward(
 
     # The reactor stops when all allocations are deleted, and that was said.
     reactor.addSystemEventTrigger("before", "shutdown", shut_down)
-    jobs: list[Any] = []
-    if datagrams is not None:
-        narration.count(datagrams)
-        jobs.append(_serve(datagrams, routes))
-    if streams is not None:
-        jobs.append(streams.serve(stream_routes))
+    narration.count()
     try:
-        await gatherResults([Deferred.fromCoroutine(job) for job in jobs], consumeErrors=True)
+        jobs = [Deferred.fromCoroutine(_serve(part, what)) for part, what in parts]
+        await gatherResults(jobs, consumeErrors=True)
     except FirstError as error:
         error.subFailure.raiseException()
     finally:
         try:
             await stop()
-            if datagrams is not None:
-                narration.say_count(datagrams)
-            if streams is not None:
-                say(f"connections: {streams.made}")
+            narration.say_count()
+            paired = [part.pairs.made for part, _ in parts if not isinstance(part, Forwarding)]
+            if paired:
+                say(f"connections: {sum(paired)}")
         finally:
             narration.end()
             # Not at once: we may be within the end of a connection, and the reactor would go on to close all there are.
@@ -92,10 +78,52 @@ async def forward(
     say("stopped")
 
 
-async def _serve(forwarding: Forwarding, routes: Sequence[Route]) -> None:
-    error = await forwarding.serve(routes)
+_Part = Forwarding | StreamForwarding | Reception
+
+
+async def _parts(
+    reactor: Any, wanted: Wanted, clients: MakeClients, patience: float, narration: Narration
+) -> list[tuple[_Part, Sequence[Any]]]:
+    """What forwards, each with what it is to serve. Raises ConfigurationError for what cannot be."""
+
+    def alternatives(peers: Iterable[TransportAddress], is_stream: bool) -> Alternatives:
+        families = tuple(sorted({peer.family for peer in peers}))
+        ways = [each for each in clients(families) if not (is_stream and each.uri.app_connection.is_datagram)]
+        if not ways:
+            raise ConfigurationError("TCP goes over tcp, tls, ws or wss to the relay: name such a way")
+        return Alternatives(reactor, ways, patience, narration)
+
+    parts: list[tuple[_Part, Sequence[Any]]] = []
+    routes = [await route_of(reactor, each) for each in wanted.udp]
+    if routes:
+        ways = alternatives((route.peer for route in routes), False)
+        datagrams = narration.datagrams = Forwarding(reactor, ways, narration, secrets.token_bytes)
+        parts.append((datagrams, routes))
+    stream_routes = [StreamRoute(*await route_of(reactor, each)) for each in wanted.tcp]
+    stream_routes += [StreamRoute(*await route_of(reactor, each), _tls_with(each)) for each in wanted.tls]
+    if stream_routes:
+        ways = alternatives((route.peer for route in stream_routes), True)
+        parts.append((StreamForwarding(reactor, ways, narration), stream_routes))
+    for accepted, is_tls in ((wanted.accept, False), (wanted.accept_tls, True)):
+        welcomes = [await welcome_of(reactor, each) for each in accepted]
+        if welcomes:
+            _check_unambiguous(welcomes)
+            ways = alternatives((TransportAddress.parse(each.peer, 0) for each in welcomes), True)
+            allocate = partial(ways.allocate_tcp, accept_tls=is_tls)
+            parts.append((Reception(reactor, allocate, is_tls, narration, secrets.token_bytes), welcomes))
+    return parts
+
+
+async def _serve(part: _Part, what: Sequence[Any]) -> None:
+    error = await part.serve(what)
     if error is not None:
         raise error
+
+
+def _check_unambiguous(welcomes: Sequence[Welcome]) -> None:
+    for peer, times in Counter(each.peer for each in welcomes).items():
+        if times > 1:
+            raise ConfigurationError(f"{peer} is accepted {times} times: it can be led to one local port only")
 
 
 def _tls_with(wanted: Forward) -> PeerTls:
@@ -107,16 +135,21 @@ def _tls_with(wanted: Forward) -> PeerTls:
 
 
 async def route_of(reactor: Any, wanted: Forward) -> Route:
-    """Look up the peer. Of a name with addresses of both families, IPv4 is taken: each relay has it.
+    """Look up the peer. Raises ConfigurationError."""
+    return Route(wanted.interface, wanted.port, await _address_of(reactor, wanted.host, wanted.peer_port))
 
-    Raises ConfigurationError.
-    """
+
+async def welcome_of(reactor: Any, wanted: Welcome) -> Welcome:
+    """Look up the peer. Raises ConfigurationError."""
+    return wanted._replace(peer=(await _address_of(reactor, wanted.peer, 0)).host)
+
+
+async def _address_of(reactor: Any, host: str, port: int) -> TransportAddress:
+    """Of a name with addresses of both families, IPv4 is taken: each relay has it. Raises ConfigurationError."""
     try:
-        peer = TransportAddress.parse(wanted.host, wanted.peer_port)
+        return TransportAddress.parse(host, port)
     except DecodeError:
-        hosts = await resolve(reactor, wanted.host)
+        hosts = await resolve(reactor, host)
         if not hosts:
-            raise ConfigurationError(f"{wanted.host}: there is no address of that name") from None
-        peers = [TransportAddress.parse(host, wanted.peer_port) for host in hosts]
-        peer = min(peers, key=lambda each: each.family)
-    return Route(wanted.interface, wanted.port, peer)
+            raise ConfigurationError(f"{host}: there is no address of that name") from None
+        return min((TransportAddress.parse(each, port) for each in hosts), key=lambda each: each.family)

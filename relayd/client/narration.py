@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 
 from relayd.address import TransportAddress
 from relayd.client.alternatives import Progress
+from relayd.client.forward import Welcome
 from relayd.client.forwarding import MAX_SENDERS, Audience, Forwarding
+from relayd.client.pairs import MAX_CONNECTIONS
+from relayd.client.reception import ReceptionAudience
 from relayd.client.relayed import RelayedPort
-from relayd.client.stream_forwarding import MAX_CONNECTIONS, StreamAudience
+from relayd.client.stream_forwarding import StreamAudience
 from relayd.client.tcp import TcpAllocation
 from relayd.client.uri import TurnUri
 from relayd.errors import RelaydError
@@ -20,7 +23,7 @@ from relayd.turn.outputs import PeerTls
 INTERVAL = 60.0  # seconds between two lines of the same kind, where what they tell of may happen all the time
 
 
-class Narration(Audience, StreamAudience, Progress):
+class Narration(Audience, StreamAudience, ReceptionAudience, Progress):
     """Tells what happens through `say`, a line at a time."""
 
     def __init__(self, clock: Any, say: Callable[[str], None]) -> None:
@@ -28,6 +31,7 @@ class Narration(Audience, StreamAudience, Progress):
         self._say = say
         self._is_connected = False
         self._said_at: dict[str, float] = {}
+        self.datagrams: Forwarding | None = None  # whose datagrams are counted
         self._last_count = ""
         self._counting: IDelayedCall | None = None
 
@@ -66,6 +70,19 @@ class Narration(Audience, StreamAudience, Progress):
     def connections_crowded(self) -> None:
         self._rarely("connections", f"a connection was turned away: {MAX_CONNECTIONS} are the most at a time")
 
+    def receiving(self, allocation: TcpAllocation, welcomes: Sequence[Welcome], is_tls: bool) -> None:
+        self._is_connected = True
+        addresses = ", ".join(map(str, allocation.relayed_addresses))
+        self._say(f"relayed address: {addresses}, by {allocation.uri}, for {'TLS' if is_tls else 'TCP'} from peers")
+        for each in welcomes:
+            self._say(f"accepting: {each.peer}{' with TLS' if is_tls else ''}, for {each.local}")
+
+    def caller_refused(self, peer: str, error: RelaydError) -> None:
+        self._say(f"the relay does not let {peer} call us any more: {error}")
+
+    def call_failed(self, peer: TransportAddress, error: RelaydError) -> None:
+        self._rarely(f"call {peer.host} {error}", f"a connection from {peer} came to nothing: {error}")
+
     def sender_refused(self, error: RelaydError) -> None:
         self._rarely("refused", f"no relayed address for another sender: {error}")
 
@@ -75,13 +92,16 @@ class Narration(Audience, StreamAudience, Progress):
     def peer_refused(self, peer: TransportAddress, error: RelaydError) -> None:
         self._rarely(f"peer {peer}", f"the relay does not let us reach {peer} any more: {error}")
 
-    def count(self, forwarding: Forwarding) -> None:
+    def count(self) -> None:
         """Say what went through, where that is something new, and say so again each minute."""
-        self._counting = self._clock.callLater(INTERVAL, self.count, forwarding)
-        self.say_count(forwarding)
+        self._counting = self._clock.callLater(INTERVAL, self.count)
+        self.say_count()
 
-    def say_count(self, forwarding: Forwarding) -> None:
+    def say_count(self) -> None:
         """Say what went through, where that is something new."""
+        forwarding = self.datagrams
+        if forwarding is None:
+            return
         traffic = f"{forwarding.sent} sent, {forwarding.received} received, {forwarding.dropped} dropped"
         if traffic not in (self._last_count, "0 sent, 0 received, 0 dropped"):
             self._last_count = traffic

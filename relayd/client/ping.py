@@ -26,8 +26,10 @@ _TAG = 16  # of them are random, and tell one from another
 _CURES = {
     401: "check the user name and the password",
     403: "this user, or this network, may not allocate here",
+    420: "the relay does not know what was asked for: TLS with peers is something that only relayd has",
     437: "an earlier allocation holds this very socket; try again",
     440: "the relay has no address of that family",
+    442: "the relay relays no TCP, or has no certificate to show to peers (--peer-certificate)",
     486: "this user has as many allocations as are allowed; unused ones end within minutes",
     508: "the relay is full, or out of ports",
 }

@@ -8,24 +8,19 @@ with connections that find none free, a lost one included, and go when nothing u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
-from twisted.internet.error import CannotListenError, ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, ITCPTransport
-from twisted.internet.protocol import Factory
-from twisted.internet.protocol import Protocol as StreamProtocol
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
 
 from relayd.address import TransportAddress
+from relayd.client.pairs import Pairs, Side, quiet
 from relayd.client.tcp import TcpAllocation
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
-from relayd.stream_end import StreamEnd
 from relayd.turn.outputs import PeerTls
 
-MAX_CONNECTIONS = 64  # at a time, of all ports together: each may cost an allocation, which relays count
 IDLE_TIMEOUT = 60.0  # seconds that an allocation without connections is kept: browsers come back sooner
 SWEEP = 10.0  # seconds between two looks for those
 _ALREADY_EXISTS = 446
@@ -65,39 +60,6 @@ class StreamAudience:
         """There are as many connections as there may be, and another one, which is reset."""
 
 
-@implementer(IHalfCloseableProtocol)
-class Side(StreamProtocol):
-    """One of the two connections that are joined. `end` is its end of the pair."""
-
-    end: StreamEnd
-
-    def __init__(self, clock: Any, made: Callable[[Side], None], gone: Callable[[Side], None]) -> None:
-        self._clock = clock
-        self._made = made
-        self._gone = gone
-
-    def connectionMade(self) -> None:
-        transport: Any = self.transport
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-        self.end = StreamEnd(transport, self._clock, getattr(transport, "can_half_close", True))
-        self._made(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self.end.closing:
-            self.end.received(data)
-
-    def readConnectionLost(self) -> None:
-        self.end.heard_all()
-
-    def writeConnectionLost(self) -> None:
-        """It was told that we have said all."""
-
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (Twisted's)
-        self.end.lost(reason)
-        self._gone(self)
-
-
 class _Shared:
     """An allocation, and the peers to which it has a connection or is about to."""
 
@@ -108,29 +70,21 @@ class _Shared:
 
 
 class StreamForwarding:
-    """`serve` it, `stop` it. `made` counts the connections that were joined."""
+    """`serve` it, `stop` it. `pairs` are the connections."""
 
     def __init__(self, reactor: Any, client: TcpAllocator, audience: StreamAudience) -> None:
-        self.made = 0
+        self.pairs = Pairs(reactor, audience.connections_crowded)
         self._reactor = reactor
         self._client = client
         self._audience = audience
         self._ports: list[Any] = []
         self._pool: list[_Shared] = []
-        self._sides: set[Side] = set()  # those of local connections
-        self._working: set[Deferred[Any]] = set()
         self._sweeping: IDelayedCall | None = None
         self._is_stopping = False
         self._stopped: Deferred[None] = Deferred()
-        self._emptied: list[Deferred[None]] = []
 
-    @property
-    def connections(self) -> int:
-        """How many local ones there are."""
-        return len(self._sides)
-
-    async def serve(self, routes: Sequence[StreamRoute]) -> None:
-        """Forward until it is stopped. `stop` has to follow.
+    async def serve(self, routes: Sequence[StreamRoute]) -> RelaydError | None:
+        """Forward until it is stopped, of which it gives None. `stop` has to follow.
 
         Raises ConfigurationError for a local port that cannot be used, and what `allocate_tcp` fails with where there
         is no first allocation.
@@ -138,14 +92,15 @@ class StreamForwarding:
         for route in routes:
             self._audience.port_opened(self._open(route), route.peer, route.tls)
         self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
-        first = self._work(self._allocate())
+        first = self.pairs.work(self._allocate())
         try:
             await first
         except (CancelledError, RelaydError):
             if self._is_stopping:
-                return
+                return None
             raise
         await self._stopped
+        return None
 
     async def stop(self) -> None:
         """Close the local ports, cut all connections, delete the allocations; back when that is done."""
@@ -154,26 +109,21 @@ class StreamForwarding:
             self._stopped.callback(None)
         if self._sweeping is not None and self._sweeping.active():
             self._sweeping.cancel()
-        for work in list(self._working):
-            work.cancel()
-        for side in list(self._sides):
-            side.end.abort()
+        self.pairs.stop()
         ports, self._ports = self._ports, []
         pool, self._pool = self._pool, []
         closing = [maybeDeferred(port.stopListening) for port in ports]
         await gatherResults([*closing, *(shared.allocation.close() for shared in pool)])
-        if self._sides:
-            emptied: Deferred[None] = Deferred()
-            self._emptied.append(emptied)
-            await emptied
+        await self.pairs.emptied()
 
     # --- local connections ----------------------------------------------------------------------------------------
 
     def _open(self, route: StreamRoute) -> TransportAddress:
-        factory = Factory.forProtocol(
-            lambda: Side(self._reactor, lambda side: self._arrived(side, route), self._departed)
+        factory = quiet(
+            lambda: self.pairs.coming(
+                lambda: self._reach(route), lambda error: self._audience.connection_refused(route.peer, error)
+            )
         )
-        factory.noisy = False
         try:
             port = self._reactor.listenTCP(route.port, factory, interface=route.interface)
         except CannotListenError as error:
@@ -181,33 +131,6 @@ class StreamForwarding:
             raise ConfigurationError(f"cannot listen on {route.interface}, TCP port {route.port}: {reason}") from None
         self._ports.append(port)
         return TransportAddress.parse(route.interface, port.getHost().port)
-
-    def _arrived(self, local: Side, route: StreamRoute) -> None:
-        self._sides.add(local)
-        if len(self._sides) > MAX_CONNECTIONS:
-            self._audience.connections_crowded()
-            local.end.abort()
-            return
-
-        def failed(failure: Failure) -> None:
-            local.end.abort()
-            if failure.trap(CancelledError, RelaydError) is RelaydError:
-                self._audience.connection_refused(route.peer, failure.value)  # type: ignore[arg-type]
-
-        self._work(self._join(local, route)).addErrback(failed)
-
-    def _departed(self, local: Side) -> None:
-        self._sides.discard(local)
-        if not self._sides:
-            emptied, self._emptied = self._emptied, []
-            for each in emptied:
-                each.callback(None)
-
-    async def _join(self, local: Side, route: StreamRoute) -> None:
-        remote = await self._reach(route)
-        self.made += 1
-        local.end.join(remote.end)
-        remote.end.join(local.end)
 
     # --- peers ----------------------------------------------------------------------------------------------------
 
@@ -231,16 +154,19 @@ class StreamForwarding:
     async def _connect(self, shared: _Shared, route: StreamRoute) -> Side:
         peer = route.peer
 
-        def release(_: Side) -> None:
+        def release() -> None:
             shared.peers.discard(peer)
             shared.used_at = self._reactor.seconds()
 
         made: list[Side] = []
-        factory = Factory.forProtocol(lambda: Side(self._reactor, made.append, release))
-        factory.noisy = False
+
+        def build() -> Side:
+            made.append(self.pairs.other(release))
+            return made[-1]
+
         shared.peers.add(peer)
         try:
-            remote: Side = await shared.allocation.endpoint(peer.host, peer.port, route.tls).connect(factory)
+            remote: Side = await shared.allocation.endpoint(peer.host, peer.port, route.tls).connect(quiet(build))
         except BaseException:
             if not made:
                 shared.peers.discard(peer)
@@ -268,16 +194,5 @@ class StreamForwarding:
         for shared in self._pool[1:]:
             if not shared.peers and now - shared.used_at >= IDLE_TIMEOUT:
                 self._pool.remove(shared)
-                self._work(shared.allocation.close())
+                self.pairs.work(shared.allocation.close())
         self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
-
-    def _work(self, what: Any) -> Deferred[Any]:
-        """What is under way, so that it can be cancelled."""
-        work: Deferred[Any] = what if isinstance(what, Deferred) else Deferred.fromCoroutine(what)
-        self._working.add(work)
-
-        def settled(result: Any) -> Any:
-            self._working.discard(work)
-            return result
-
-        return work.addBoth(settled)

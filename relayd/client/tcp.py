@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -36,6 +38,7 @@ class TcpAllocation(Owner):
         self._allocated = allocated
         self._trust_root = trust_root
         self._callers: IProtocolFactory | None = None
+        self._caller_failed: Callable[[TransportAddress, RelaydError], None] | None = None
         self._connections: set[DataConnection] = set()
         self._openings: set[Deferred[Any]] = set()
         self._is_over = False
@@ -75,14 +78,18 @@ class TcpAllocation(Owner):
         """Let in connections from `host`. Fails with RemoteError where the server refuses."""
         return self._session.permit(peer_address(host, 1))
 
-    def listen(self, factory: IProtocolFactory) -> None:
-        """Have `factory` build a protocol for each peer that connects to the relayed address, if it is permitted.
+    def listen(
+        self, factory: IProtocolFactory, failed: Callable[[TransportAddress, RelaydError], None] | None = None
+    ) -> None:
+        """Have `factory` build a protocol for each peer that connects to the relayed address, if it is permitted. What
+        keeps such a connection from us is told to `failed`, or else logged.
 
         Raises RuntimeError where there is such a factory already. Without one, callers wait and are hung up on.
         """
         if self._callers is not None:
             raise RuntimeError("one factory takes all connections to a relayed address")
         self._callers = factory
+        self._caller_failed = failed
 
     async def connect(self, peer: TransportAddress, tls: PeerTls | None, factory: IProtocolFactory) -> Any:
         """See `PeerEndpoint.connect`."""
@@ -128,10 +135,17 @@ class TcpAllocation(Owner):
             return
 
         def failed(failure: Failure) -> None:
-            if not failure.check(CancelledError):
-                self._log.warn("no connection with {peer}: {error}", peer=peer, error=failure.value)
+            error: Any = failure.value
+            if failure.check(CancelledError, NoProtocol):
+                return  # the allocation is over, or the factory does not want this one
+            if not failure.check(RelaydError):
+                self._log.failure("an application failed at a connection of {peer}", failure, peer=peer)
+            elif self._caller_failed is not None:
+                self._caller_failed(peer, error)
+            else:
+                self._log.warn("no connection with {peer}: {error}", peer=peer, error=error)
 
-        self._open(peer, number, self._callers, None).addErrback(failed)
+        maybeDeferred(self._open, peer, number, self._callers, None).addErrback(failed)
 
     def session_ended(self, error: RelaydError | None) -> None:
         self._is_over = True

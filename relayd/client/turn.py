@@ -77,20 +77,25 @@ class TurnClient:
         await port.start()
         return port
 
-    def allocate_tcp(self, connected: Callable[[], None] = lambda: None) -> Deferred[TcpAllocation]:
-        """Allocate for TCP to and from peers (RFC 6062), in the manner of `allocate`.
+    def allocate_tcp(
+        self, connected: Callable[[], None] = lambda: None, *, accept_tls: bool = False
+    ) -> Deferred[TcpAllocation]:
+        """Allocate for TCP to and from peers (RFC 6062), in the manner of `allocate`. With `accept_tls` the peers that
+        connect to the relayed address have to speak TLS, in which the relay shows its certificate (docs/protocol.rst):
+        a relay without one answers 442, and a relay that knows nothing of that 420.
 
         Fails with ConfigurationError over UDP and DTLS: the data connections go where this one goes.
         """
-        return Deferred.fromCoroutine(self._allocate_tcp(connected))
+        return Deferred.fromCoroutine(self._allocate_tcp(connected, accept_tls))
 
-    async def _allocate_tcp(self, connected: Callable[[], None]) -> TcpAllocation:
+    async def _allocate_tcp(self, connected: Callable[[], None], accept_tls: bool) -> TcpAllocation:
         kind = self.uri.app_connection
         if kind.is_datagram:
             raise ConfigurationError(
                 f"TCP to peers does not go over {kind.value}: use tcp, tls, ws or wss to the relay"
             )
-        session, allocated = await self._reach(replace(self._settings, transport=TCP), connected)
+        settings = replace(self._settings, transport=TCP, accepts_tls=accept_tls)
+        session, allocated = await self._reach(settings, connected)
         allocation = TcpAllocation(self._reactor, session, allocated, self.uri, self._trust_root)
         allocation.start()
         return allocation

@@ -59,6 +59,7 @@ class ClientSettings:
     password: str
     families: tuple[Family, ...] = (Family.IPV4,)  # of the relayed addresses: one of them, or IPv4 and IPv6
     transport: int = UDP  # to peers: UDP, or TCP (RFC 6062)
+    accepts_tls: bool = False  # over TCP, whether peers that connect have to speak TLS (docs/protocol.rst)
 
 
 class _State(Enum):
@@ -125,6 +126,8 @@ class TurnClientCore:
             attributes.append((a.ADDITIONAL_ADDRESS_FAMILY, Family.IPV6))
         elif self._settings.families == (Family.IPV6,):
             attributes.append((a.REQUESTED_ADDRESS_FAMILY, Family.IPV6))
+        if self._settings.accepts_tls:
+            attributes.append((a.PEER_TLS, ""))
         self._requests.ask(Method.ALLOCATE, attributes, self._allocated, self._failed, now)
 
     def permit(self, peer: TransportAddress, now: float) -> int:
@@ -230,6 +233,9 @@ class TurnClientCore:
         mapped = message.get(a.XOR_MAPPED_ADDRESS)
         if not relayed:
             self._end(ServerUnavailable("the server says that it allocated, but not what"))
+            return
+        if self._settings.accepts_tls and message.get(a.PEER_TLS) is None:
+            self._end(ServerUnavailable("the server would have peers connect without TLS"))
             return
         self._state = _State.ALLOCATED
         lifetime = self._lasts(message, now)

@@ -1,5 +1,5 @@
-"""`relayd-client forward` under a stranger: coturn's STUN client asks coturn's server, and a relay is in between that
-neither of them knows of.
+"""`relayd-client forward` under strangers: coturn's STUN client asks coturn's server, and a relay is in between that
+neither of them knows of; OpenSSL's client calls a service here; and coturn's server is the relay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.test_client_forward import command, local_ports, until_ready
+from tests.behaviour.test_client_accept import relayed_addresses
+from tests.behaviour.test_client_forward import command, failed, local_ports, until_ready
+from tests.behaviour.test_client_forward_tcp import Listener, dial
 from tests.support.certificate import Certificate
 from tests.support.ports import free_ports
 from tests.support.process import Process
@@ -32,7 +34,8 @@ def web_port() -> int:
 def relay(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, web_port: int) -> Iterator[TurnServer]:
     keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
     web = f"--listen=web=ssl:{web_port}:interface=127.0.0.1:{keys}"
-    running = start_relayd(tmp_path_factory.mktemp("relay"), certificate, web)
+    shown = [f"--peer-certificate={certificate.certificate}", f"--peer-key={certificate.key}"]
+    running = start_relayd(tmp_path_factory.mktemp("relay"), certificate, web, *shown)
     yield running
     assert_clean_end(running)
 
@@ -83,3 +86,40 @@ def test_a_stun_client(
         assert squid.process.wait_until(lambda: (tunnel in squid.requests) is (way != "direct"), 10.0)
     for secret in (PASSWORD, OFFICE_PASSWORD):
         assert secret not in process.output
+
+
+def test_a_tls_client_calls(relay: TurnServer, certificate: Certificate, web_port: int, tmp_path: Path) -> None:
+    """OpenSSL's client verifies the relay's certificate for its name, and is served in the clear by way of wss."""
+    with Listener() as service:
+        arguments = ["--ca", str(certificate.certificate), f"wss://localhost:{web_port}"]
+        process = command(tmp_path, *arguments, "--accept-tls", f"127.0.0.1={service.port}")
+        until_ready(process)
+        ((host, port),) = relayed_addresses(process)
+        words = [require("openssl"), "s_client", "-connect", f"{host}:{port}", "-CAfile", str(certificate.certificate)]
+        words += ["-verify_return_error", "-verify_hostname", "localhost", "-quiet", "-ign_eof"]
+        caller = Process(words, tmp_path)
+        try:
+            with service.accept() as called:
+                called.sendall(b"220 at your service\n")
+                assert caller.wait_until(lambda: "220 at your service" in caller.output, 20.0), caller.output
+        finally:
+            caller.kill()
+        assert process.stop() == 0
+
+
+def test_coturn_is_the_relay(stun_server: TurnServer, tmp_path: Path) -> None:
+    """Peers that call a relayed address of coturn's are led here as well. TLS it does not know, and that is told."""
+    uri = f"turn:127.0.0.1:{stun_server.plain}?transport=tcp"
+    with Listener() as service:
+        process = command(tmp_path, uri, "--accept", f"127.0.0.1={service.port}")
+        until_ready(process)
+        (relayed,) = relayed_addresses(process)
+        with dial(relayed) as caller, service.accept() as called:
+            caller.sendall(b"question")
+            assert called.recv(100) == b"question"
+            called.sendall(b"answer")
+            assert caller.recv(100) == b"answer"
+        assert process.stop() == 0
+    done = failed(uri, "--accept-tls", "127.0.0.1=9")
+    assert done.returncode == 1
+    assert "420 Unknown Attribute" in done.stderr

@@ -335,7 +335,11 @@ class PeerTlsTests(TcpCase):
     """The relay speaks TLS with the peer."""
 
     kind = AppConnection.WS
-    settings = {"peer_ca": certificate().certificate}
+    settings = {
+        "peer_ca": certificate().certificate,
+        "peer_certificate": certificate().certificate,
+        "peer_key": certificate().key,
+    }
 
     async def test_a_peer_with_tls(self) -> None:
         """Reached under its own name, and refused with 460 under another; we speak in the clear."""
@@ -362,3 +366,41 @@ class PeerTlsTests(TcpCase):
         await theirs.hears(b"in the clear")
         ours.transport.loseConnection()  # type: ignore[union-attr]
         await eventually(lambda: theirs.end != "")
+
+    async def test_a_peer_that_calls_with_tls(self) -> None:
+        """Another client has its relay verify ours, which shows its certificate; both clients speak in the clear. Who
+        comes without TLS reaches nobody.
+        """
+        called = await patiently(self.turn_client().allocate_tcp(accept_tls=True))
+        self.addCleanup(called.close)
+        callers = Conversations()
+        called.listen(callers)
+        await patiently(called.permit(self.host))
+        (relayed,) = called.relayed_addresses
+        plain = await call(relayed)
+        plain.say(b"GET / HTTP/1.1\r\n\r\n")
+        await eventually(lambda: plain.end in ("all", "closed", "reset"))
+        await plain.close()
+        assert callers.made == []
+        calling = await self.allocation()
+        endpoint = calling.endpoint(relayed.host, relayed.port, PeerTls("localhost"))
+        theirs: Conversation = await patiently(endpoint.connect(Factory.forProtocol(Conversation)))
+        ours = await callers.next()
+        theirs.say(b"ring")
+        await ours.hears(b"ring")
+        ours.say(b"speaking")
+        await theirs.hears(b"speaking")
+        theirs.transport.loseConnection()  # type: ignore[union-attr]
+        await eventually(lambda: ours.end != "")
+
+
+class NoCertificateTests(TcpCase):
+    """The relay has no certificate to show to peers."""
+
+    kind = AppConnection.WS
+
+    async def test_peers_that_are_to_speak_tls(self) -> None:
+        """There is no such allocation: 442."""
+        error = await failure_of(self.turn_client().allocate_tcp(accept_tls=True))
+        assert isinstance(error, RemoteError)
+        assert error.code == 442

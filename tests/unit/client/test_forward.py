@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 
-from relayd.client.forward import Forward
-from relayd.client.forward_command import route_of
+from relayd.client.forward import Forward, Welcome
+from relayd.client.forward_command import route_of, welcome_of
 from relayd.errors import ConfigurationError
 
 
@@ -50,6 +50,48 @@ def test_bad(text: str, word: str) -> None:
         Forward.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.9=8000", ("192.0.2.9", "127.0.0.1", 8000)),
+        ("peer.example.org=localhost:65535", ("peer.example.org", "localhost", 65_535)),
+        ("[2001:db8::9]=[::1]:80", ("2001:db8::9", "::1", 80)),
+    ],
+)
+def test_who_may_call(text: str, expected: tuple[object, ...]) -> None:
+    """A peer by address or name, and a port on loopback or wherever it is said to be."""
+    assert tuple(Welcome.parse(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "PEER=PORT"),
+        ("8000", "PEER=PORT"),
+        ("=8000", "PEER=PORT"),
+        ("192.0.2.9", "PEER=PORT"),
+        ("192.0.2.9:5000=8000", "PEER=PORT"),
+        ("2001:db8::9=8000", "brackets"),
+        ("192.0.2.9=::1:8000", "brackets"),
+        ("192.0.2.9=8000 ", "PEER=PORT"),
+        ("192.0.2.9=0", "65535"),
+        ("192.0.2.9=65536", "65535"),
+    ],
+)
+def test_bad_callers(text: str, word: str) -> None:
+    """Each fault is told, and how to write it."""
+    with pytest.raises(ConfigurationError, match=word):
+        Welcome.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"), [("127.0.0.1", "127.0.0.1:80"), ("::1", "[::1]:80"), ("localhost", "localhost:80")]
+)
+def test_where_callers_are_led(host: str, words: str) -> None:
+    """It is told as it was written."""
+    assert Welcome("192.0.2.9", host, 80).local == words
+
+
 class Resolver:
     """Knows one name, and is a reactor that has it."""
 
@@ -79,6 +121,18 @@ def test_whose_name(host: str, addresses: list[str], peer: str) -> None:
     Deferred.fromCoroutine(route_of(Resolver(*addresses), Forward("::1", 5353, host, 53))).addCallback(routes.append)
     assert str(routes[0].peer) == peer
     assert routes[0][:2] == ("::1", 5353)
+
+
+@pytest.mark.parametrize(
+    ("peer", "addresses", "expected"),
+    [("2001:DB8::9", [], "2001:db8::9"), ("peer.example.org", ["2001:db8::9", "192.0.2.9"], "192.0.2.9")],
+)
+def test_who_calls(peer: str, addresses: list[str], expected: str) -> None:
+    """A caller is known by its address, of which there is one spelling."""
+    welcomes: list[Any] = []
+    wanted = Welcome(peer, "localhost", 80)
+    Deferred.fromCoroutine(welcome_of(Resolver(*addresses), wanted)).addCallback(welcomes.append)
+    assert welcomes == [wanted._replace(peer=expected)]
 
 
 def test_nobodys_name() -> None:

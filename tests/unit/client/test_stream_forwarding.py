@@ -10,11 +10,10 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from relayd.address import TransportAddress
+from relayd.client.pairs import MAX_CONNECTIONS, Side
 from relayd.client.stream_forwarding import (
     IDLE_TIMEOUT,
-    MAX_CONNECTIONS,
     SWEEP,
-    Side,
     StreamAudience,
     StreamForwarding,
     StreamRoute,
@@ -152,7 +151,7 @@ def test_bytes_go_through() -> None:
     assert local.io.getvalue() == b"answer"
     remote.protocol.connectionLost(Failure(ConnectionDone()))
     local.protocol.connectionLost(Failure(ConnectionDone()))
-    assert office.forwarding.connections == 0
+    assert office.forwarding.pairs.connections == 0
 
 
 def test_a_connection_that_the_relay_still_has() -> None:

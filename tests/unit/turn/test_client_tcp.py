@@ -27,11 +27,14 @@ FAMILIES = (Family.IPV4, Family.IPV6)
 class Link:
     """A client core and a server core, whose messages reach each other at once."""
 
-    def __init__(self, password: str = "secret", seed: int = 3) -> None:
-        self.shell = Shell(TurnSettings(REALM, transports={17: FAMILIES, 6: FAMILIES}))
+    def __init__(
+        self, password: str = "secret", seed: int = 3, wants_tls: bool = False, has_certificate: bool = False
+    ) -> None:
+        transports = {17: FAMILIES, 6: FAMILIES}
+        self.shell = Shell(TurnSettings(REALM, transports=transports, accepts_tls=has_certificate))
         self.entropy = random.Random(seed).randbytes
         self.path = self.new_path(40_000)
-        settings = ClientSettings(AppConnection.TCP, "alice", password, transport=TCP)
+        settings = ClientSettings(AppConnection.TCP, "alice", password, transport=TCP, accepts_tls=wants_tls)
         self.core = TurnClientCore(settings, self.entropy)
         self.sent: list[bytes] = []
         self.told: list[Any] = []
@@ -241,6 +244,38 @@ def test_tls_with_the_peer() -> None:
     assert link.connect(PEER.with_port(5001), PeerTls("peer.example.org")).protocol is None
     assert link.connect(OTHER_PEER, tls).error.code == 460
     link.close()
+
+
+def test_peers_that_call_speak_tls() -> None:
+    """The wish reaches the relay, which grants it; it is refused where the relay has no certificate."""
+    link = Link(wants_tls=True, has_certificate=True)
+    assert isinstance(link.allocate(), out.Allocated)
+    assert [request.tls for request in link.shell.opened_for] == [True]
+    link.close()
+    refused = Link(wants_tls=True).allocate()
+    assert isinstance(refused, out.Ended)
+    assert isinstance(refused.error, RemoteError)
+    assert refused.error.code == 442
+
+
+def test_tls_is_not_taken_for_granted() -> None:
+    """A server that allocates without a word on TLS would have peers heard in the clear: that is no allocation."""
+    link = Link(wants_tls=True)
+    link.core.allocate(link.shell.now)
+    link.from_client(link.path, link.core.next_output().data)  # type: ignore[union-attr]
+    (challenge,) = link.to(link.path)
+    link.core.receive(challenge, link.shell.now)
+    request = decode(link.core.next_output().data)  # type: ignore[union-attr]
+    signature = link.core._authentication.signature
+    assert signature is not None
+    granted: list[tuple[a.Attribute[Any], Any]] = [(a.XOR_RELAYED_ADDRESS, SERVER4), (a.LIFETIME, 600)]
+    named = (Method.ALLOCATE, Class.SUCCESS, request.transaction_id)
+    answer = encode(*named, granted, key=signature.key, sha256=signature.sha256)
+    link.core.receive(answer, link.shell.now)
+    ended = link.core.next_output()
+    assert isinstance(ended, out.Ended)
+    assert "without TLS" in str(ended.error)
+    assert not link.core.is_allocated
 
 
 def test_a_peer_that_calls() -> None:
