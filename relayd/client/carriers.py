@@ -9,7 +9,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
-from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -17,7 +16,7 @@ from zope.interface import implementer
 from relayd.address import AppConnection
 from relayd.client.data_connection import DataConnection
 from relayd.client.server import Connection, Server
-from relayd.client.streams import endpoint_to
+from relayd.client.streams import endpoint_to, silent_factory
 from relayd.client.websocket import ALPN as HTTP
 from relayd.client.websocket import WebSocketConnection
 from relayd.client.wording import explain, wording
@@ -50,6 +49,8 @@ class StreamCarrier(StreamProtocol):
 
     def leave(self) -> None:
         """See `Carrier`."""
+        if not self.can_half_close:
+            self.stream.resumeProducing()  # TLS is closed by the answer, which who is paused would not read
         self.stream.loseConnection()
 
     def connectionMade(self) -> None:
@@ -142,15 +143,16 @@ def open_data_connection(reactor: Any, server: Server, trust_root: Any, data: Da
     if kind in (AppConnection.WS, AppConnection.WSS):
         carrier = WebSocketCarrier(reactor, server, data)
         endpoint = endpoint_to(reactor, server, trust_root, HTTP if kind is AppConnection.WSS else None)
-        opening: Deferred[Any] = endpoint.connect(Factory.forProtocol(lambda: carrier))
-        opening.addCallback(lambda _: carrier.opened)
+        opening: Deferred[Any] = endpoint.connect(silent_factory(lambda: carrier))
+        opening.addCallback(lambda _: carrier.opened).addErrback(explain, server.host)
 
         def begin(_: Connection) -> Deferred[Any]:
             carrier.begin()
             return data.opened
 
-        return opening.addCallback(begin).addErrback(explain, server.host)
+        return opening.addCallback(begin)
     protocols = [TURN[0]] if kind is AppConnection.TLS else None
-    endpoint = endpoint_to(reactor, server, trust_root, protocols)
-    made = Factory.forProtocol(lambda: StreamCarrier(data, kind is AppConnection.TCP))
-    return endpoint.connect(made).addCallback(lambda _: data.opened).addErrback(explain, server.host)  # type: ignore[no-any-return]
+    opening = endpoint_to(reactor, server, trust_root, protocols).connect(
+        silent_factory(lambda: StreamCarrier(data, kind is AppConnection.TCP))
+    )
+    return opening.addErrback(explain, server.host).addCallback(lambda _: data.opened)

@@ -14,11 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
     IConsumer,
+    IDelayedCall,
     IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
     IPushProducer,
-    ITransport,
+    ITCPTransport,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -49,11 +50,12 @@ class Carrier(Protocol):
         """Close it behind what was written."""
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
+@implementer(ITCPTransport, IConsumer, IPushProducer)
 class DataConnection:
     """Binds, and then is the transport of what `factory` builds. `opened` fires with that protocol.
 
-    It fails with RemoteError where the server refuses and with ServerUnavailable else; cancelling closes it.
+    It fails with RemoteError where the server refuses, with what the factory or its protocol raised (NoProtocol where
+    there was none), and with ServerUnavailable else; cancelling closes it.
     """
 
     _log = Logger()
@@ -84,7 +86,10 @@ class DataConnection:
         self._protocol: Any = None
         self._is_started = False
         self._bound: Bound | None = None
-        self._has_producer = False
+        self._producer: Any = None  # that of the application
+        self._is_paused = False
+        self._held = b""  # what came while nobody wanted it
+        self._delivery: IDelayedCall | None = None
 
     # --- what the carrier calls -----------------------------------------------------------------------------------
 
@@ -101,21 +106,27 @@ class DataConnection:
 
     def received(self, data: bytes) -> None:
         """Bytes from the server."""
-        if self._protocol is not None:
-            self._tell(self._protocol.dataReceived, data)
-            return
-        if self._bound is not None:
-            return  # nobody wants it
-        self._core.receive(data, self._clock.seconds())
-        self._pump.run()
-        self._begin()
+        if self._bound is None:
+            self._core.receive(data, self._clock.seconds())
+            self._pump.run()
+            self._begin()
+        elif self._is_paused or self._held:
+            self._held += data
+        else:
+            self._hand_over(data)
 
     def heard_all(self) -> None:
-        """The other end has said all. A protocol that does not know of such a thing is closed behind what it wrote."""
+        """The other end has said all. A protocol that does not know of such a thing is closed behind what it wrote, and
+        its producer is stopped: as far as it can tell, nobody is there any more.
+        """
+        self._deliver()
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._tell(self._protocol.readConnectionLost)
-        else:
-            self.loseConnection()
+            return
+        self.loseConnection()
+        if self._producer is not None:
+            self._tell(self._producer.stopProducing)
+            self.unregisterProducer()
 
     def said_all(self) -> None:
         """The other end has taken our end of it."""
@@ -125,6 +136,7 @@ class DataConnection:
     def lost(self, reason: Failure, words: str) -> None:
         """The connection is gone."""
         self._pump.stop()
+        self._deliver()
         protocol, self._protocol = self._protocol, None
         self._fail(ServerUnavailable(words))
         self._ended(self)
@@ -137,7 +149,7 @@ class DataConnection:
             self._is_started = False
             self._factory.doStop()
 
-    # --- ITransport -----------------------------------------------------------------------------------------------
+    # --- ITCPTransport --------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """See `ITransport.write`."""
@@ -188,39 +200,60 @@ class DataConnection:
         """The relayed address, from which the peer is reached."""
         return address_of(self._relayed)
 
+    def getTcpNoDelay(self) -> bool:
+        """As the three below: of the connection to the relay. The relay's own to the peer has it, too."""
+        return bool(self._carried.stream.getTcpNoDelay())
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """See `ITCPTransport.setTcpNoDelay`."""
+        self._carried.stream.setTcpNoDelay(enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """See `ITCPTransport.getTcpKeepAlive`."""
+        return bool(self._carried.stream.getTcpKeepAlive())
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """See `ITCPTransport.setTcpKeepAlive`."""
+        self._carried.stream.setTcpKeepAlive(enabled)
+
     # --- IConsumer and IPushProducer --------------------------------------------------------------------------------
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """See `IConsumer.registerProducer`."""
-        if self._carrier is None:
-            producer.stopProducing()
-            return
-        self._carrier.stream.registerProducer(producer, streaming)
-        self._has_producer = True
+        self._carried.stream.registerProducer(producer, streaming)
+        self._producer = producer
 
     def unregisterProducer(self) -> None:
         """See `IConsumer.unregisterProducer`."""
-        if self._carrier is not None and self._has_producer:
-            self._has_producer = False
-            self._carrier.stream.unregisterProducer()
+        if self._producer is not None:
+            self._producer = None
+            self._carried.stream.unregisterProducer()
             if self.disconnecting:
                 self._leave_in_time()
 
     def pauseProducing(self) -> None:
-        """Read no more for the time being: the peer is made to wait."""
-        if self._carrier is not None:
-            self._carrier.stream.pauseProducing()
+        """Read no more for the time being: the peer is made to wait. What has been read already is kept."""
+        self._is_paused = True
+        self._carried.stream.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Read again."""
-        if self._carrier is not None:
-            self._carrier.stream.resumeProducing()
+        self._is_paused = False
+        if not self._held:
+            self._carried.stream.resumeProducing()
+        elif self._delivery is None:  # in another turn: nobody expects data in the middle of this call
+            self._delivery = self._clock.callLater(0, self._resume)
 
     def stopProducing(self) -> None:
         """See `IProducer.stopProducing`."""
         self.loseConnection()
 
     # --- within ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _carried(self) -> Carrier:
+        assert self._carrier is not None  # no protocol has this transport before
+        return self._carrier
 
     def _perform(self, output: Any) -> None:
         if isinstance(output, Bound):
@@ -236,7 +269,7 @@ class DataConnection:
     def _begin(self) -> None:
         if self._bound is None:
             return
-        early = self._bound.early
+        self._held = self._bound.early
         self._factory.doStart()
         self._is_started = True
         try:
@@ -247,6 +280,7 @@ class DataConnection:
             protocol.makeConnection(self)
         except Exception:
             self._protocol = None
+            self._held = b""
             failure = Failure()
             self.abortConnection()
             if not self.opened.called:
@@ -254,11 +288,31 @@ class DataConnection:
             return
         if not self.opened.called:
             self.opened.callback(protocol)
-        if early and self._protocol is not None:
-            self._tell(self._protocol.dataReceived, early)
+        if not self._is_paused and self._delivery is None:
+            self._deliver()
+
+    def _resume(self) -> None:
+        self._delivery = None
+        if not self._is_paused:
+            self._deliver()
+        if not self._is_paused:
+            self._carried.stream.resumeProducing()
+
+    def _deliver(self) -> None:
+        """Hand over what was held."""
+        if self._delivery is not None:
+            self._delivery.cancel()
+            self._delivery = None
+        held, self._held = self._held, b""
+        if held:
+            self._hand_over(held)
+
+    def _hand_over(self, data: bytes) -> None:
+        if self._protocol is not None and not self.disconnecting:  # as a socket: who hangs up hears no more
+            self._tell(self._protocol.dataReceived, data)
 
     def _leave_in_time(self) -> None:
-        if self._carrier is not None and not self._has_producer:
+        if self._carrier is not None and self._producer is None:
             self._carrier.leave()
 
     def _fail(self, error: RelaydError) -> None:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
+from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
@@ -112,6 +113,13 @@ class StreamConnection(StreamProtocol):
     @property
     def _transport(self) -> Any:
         return self.transport
+
+
+def silent_factory(build: Callable[[], StreamProtocol]) -> Any:
+    """A factory of what `build` builds, which has no line in the application's log for each connection."""
+    factory = Factory.forProtocol(build)
+    factory.noisy = False
+    return factory
 
 
 def endpoint_to(reactor: Any, server: Server, trust_root: Any, protocols: list[bytes] | None) -> Any:

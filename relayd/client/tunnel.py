@@ -162,5 +162,6 @@ class TunnelEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         """See `IStreamClientEndpoint.connect`. Fails with ServerUnavailable for all that is the proxy's fault."""
         factory = Factory.forProtocol(lambda: _Tunnel(self._clock, self._proxy, self._request, protocolFactory))
+        factory.noisy = False
         connecting: Deferred[Any] = self._below.connect(factory)
         return connecting.addCallback(lambda tunnel: tunnel.opened).addErrback(explain, f"the proxy {self._proxy}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory
 
 from relayd.address import AppConnection
 from relayd.client.server import Connection, Receiver, Server
-from relayd.client.streams import StreamConnection, endpoint_to
+from relayd.client.streams import StreamConnection, endpoint_to, silent_factory
 from relayd.client.wording import explain
 from relayd.dtls import ALPN
 from relayd.errors import DecodeError
@@ -47,5 +46,5 @@ def connect_stream(reactor: Any, server: Server, trust_root: Any, receiver: Rece
     # RFC 7443: the first one is stun.turn
     protocols = [ALPN[0]] if server.app_connection is AppConnection.TLS else None
     endpoint = endpoint_to(reactor, server, trust_root, protocols)
-    opened: Deferred[Connection] = endpoint.connect(Factory.forProtocol(lambda: TurnStream(reactor, receiver)))
+    opened: Deferred[Connection] = endpoint.connect(silent_factory(lambda: TurnStream(reactor, receiver)))
     return opened.addErrback(explain, server.host)

@@ -8,12 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Factory
 
 from relayd.address import AppConnection
 from relayd.client.http import ResponseReader, printable
 from relayd.client.server import Connection, Receiver, Server
-from relayd.client.streams import StreamConnection, endpoint_to
+from relayd.client.streams import StreamConnection, endpoint_to, silent_factory
 from relayd.client.websocket_frames import Frames
 from relayd.client.websocket_handshake import handshake_request, refusal
 from relayd.client.wording import explain
@@ -176,5 +175,5 @@ def connect_websocket(reactor: Any, server: Server, trust_root: Any, receiver: R
     """
     connection = WebSocketConnection(reactor, server, receiver)
     endpoint = endpoint_to(reactor, server, trust_root, ALPN if server.app_connection is AppConnection.WSS else None)
-    connecting: Deferred[Connection] = endpoint.connect(Factory.forProtocol(lambda: connection))
+    connecting: Deferred[Connection] = endpoint.connect(silent_factory(lambda: connection))
     return connecting.addCallback(lambda _: connection.opened).addErrback(explain, server.host)

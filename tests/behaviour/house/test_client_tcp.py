@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import serverFromString, wrapClientTLS
 from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.protocols.portforward import ProxyFactory
 
 from relayd.address import AppConnection
 from relayd.client import HttpProxy, PeerTls, TcpAllocation
@@ -199,6 +201,43 @@ class TcpSuite(TcpCase):
         await peer.next()
         await patiently(allocation.close())
         assert allocation.connections == 0
+
+    async def test_tls_of_our_own(self) -> None:
+        """Twisted's own wrapper makes a TLS connection with the peer of an endpoint; the relay carries its bytes."""
+        peer = TcpPeer(self.host, certificate())
+        self.addCleanup(peer.close)
+        allocation = await self.allocation()
+        options = optionsForClientTLS("localhost", trustRoot=self.trust_root())
+        endpoint = wrapClientTLS(options, allocation.endpoint(self.host, peer.address.port))
+        ours: Any = await patiently(endpoint.connect(Factory.forProtocol(Conversation)))
+        theirs = await peer.next()
+        ours.transport.setTcpNoDelay(True)
+        much = os.urandom(MEGABYTE)
+        ours.say(much)
+        theirs.say(much)
+        await eventually(lambda: len(ours.heard) + len(theirs.heard) >= 2 * MEGABYTE)
+        assert ours.heard == theirs.heard == much
+        await patiently(ours.close())
+        await eventually(lambda: theirs.end == "closed")
+
+    async def test_a_protocol_that_forwards(self) -> None:
+        """Twisted's own forwarder, which pauses its caller until it has found whom to forward to, serves a relayed
+        address: nothing is lost at the beginning, and nothing is left at the end.
+        """
+        peer = self.tcp_peer()
+        allocation = await self.allocation()
+        forwarder = ProxyFactory(self.host, peer.address.port)
+        forwarder.noisy = False
+        allocation.listen(forwarder)
+        await patiently(allocation.permit(self.host))
+        caller = await call(allocation.relayed_addresses[0])
+        caller.say(b"at once")
+        callee = await peer.next()
+        await callee.hears(b"at once")
+        callee.say(b"answer")
+        await caller.hears(b"answer")
+        await patiently(caller.close())
+        await eventually(lambda: callee.end != "" and allocation.connections == 0)
 
     async def test_a_protocol_that_fails(self) -> None:
         """Its connection is reset, and no other one notices."""
