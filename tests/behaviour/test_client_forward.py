@@ -215,7 +215,7 @@ def test_stopped_while_connecting(server: TurnServer, tmp_path: Path) -> None:
     [
         (["--tcp", "80"], "says not what to forward", 2),
         (["--udp", "0=127.0.0.1"], "says not what to forward", 2),
-        ([], "--udp, --tcp or --tls", 2),
+        ([], "--udp, --tcp, --tls, --accept or --accept-tls", 2),
         (["--tcp", "192.0.2.1:0=127.0.0.1:9"], "cannot listen on 192.0.2.1, TCP port", 1),
         (["--tls", "0=nowhere.invalid:9"], "nowhere.invalid", 1),
         (["--udp", "192.0.2.1:0=127.0.0.1:9"], "cannot listen on 192.0.2.1", 1),
