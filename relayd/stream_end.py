@@ -44,6 +44,7 @@ class StreamEnd:
         self._heard_all = False
         self._said_all = False
         self._closing = self._lost = False
+        self._in_order = True  # how it was lost
         self._deadline: IDelayedCall | None = None
         transport.pauseProducing()
 
@@ -51,6 +52,11 @@ class StreamEnd:
     def closing(self) -> bool:
         """Whether nothing that comes matters any more."""
         return self._closing or self._lost
+
+    @property
+    def has_early(self) -> bool:
+        """Whether bytes came that wait for `join`. They do so also when the connection is gone, until it is closed."""
+        return bool(self._early)
 
     # --- what the protocol calls ---
 
@@ -77,24 +83,26 @@ class StreamEnd:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        self._in_order = reason is None or reason.check(ConnectionDone) is not None
         other, self._other = self._other, None
-        if other is None:
-            return
-        if reason is None or reason.check(ConnectionDone):
-            other.close()
-        else:
-            other.abort()
+        if other is not None:
+            self._tell_of_end(other)
 
     # --- IByteStream ---
 
     def join(self, other: IByteStream) -> None:
         """See `IByteStream.join`."""
-        if self.closing:
+        if self._closing:
             other.close()
+            return
+        early, self._early = self._early, b""
+        if self._lost:
+            if early:
+                other.write(early)
+            self._tell_of_end(other)
             return
         self._other = other
         self._transport.registerProducer(other.valve, True)
-        early, self._early = self._early, b""
         if early:
             other.write(early)
         if self._heard_all:
@@ -122,6 +130,7 @@ class StreamEnd:
 
     def close(self) -> None:
         """See `IByteStream.close`."""
+        self._early = b""
         if self.closing:
             return
         self._closing = True
@@ -140,6 +149,7 @@ class StreamEnd:
 
     def abort(self) -> None:
         """See `IByteStream.abort`."""
+        self._early = b""
         self._closing = True
         other, self._other = self._other, None
         if other is not None:
@@ -148,6 +158,13 @@ class StreamEnd:
             self._transport.abortConnection()
 
     # --- within ---
+
+    def _tell_of_end(self, other: IByteStream) -> None:
+        """End the other one as this one was lost."""
+        if self._in_order:
+            other.close()
+        else:
+            other.abort()
 
     def _drop(self) -> None:
         """Close the transport behind what was written."""

@@ -52,6 +52,7 @@ class PeerConnection(TwistedProtocol):
         self._opened = opened
         self._other: IByteStream | None = None
         self._end: StreamEnd | None = None  # with the connection
+        self._outlived = False  # by what it sent, which waits to be joined
 
     # --- what the transport calls ---
 
@@ -79,8 +80,10 @@ class PeerConnection(TwistedProtocol):
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._other = None
         self._made.lost(reason)
-        self._receiver.peer_connection_lost(self)
-        self._relay.lost(self)  # last: perhaps we are what the end of everything waits for
+        if self._made.has_early:
+            self._outlived = True
+        else:
+            self._gone()
 
     # --- IPeerConnection ---
 
@@ -91,8 +94,10 @@ class PeerConnection(TwistedProtocol):
 
     def join(self, other: IByteStream) -> None:
         """See `IByteStream.join`."""
-        self._other = other
+        if not self._outlived:
+            self._other = other
         self._made.join(other)
+        self._forget_outlived()
 
     def write(self, data: bytes) -> None:
         """See `IByteStream.write`."""
@@ -110,10 +115,12 @@ class PeerConnection(TwistedProtocol):
     def close(self) -> None:
         """See `IByteStream.close`."""
         self._made.close()
+        self._forget_outlived()
 
     def abort(self) -> None:
         """See `IByteStream.abort`."""
         self._made.abort()
+        self._forget_outlived()
 
     # --- within ---
 
@@ -122,6 +129,15 @@ class PeerConnection(TwistedProtocol):
         transport.setTcpNoDelay(True)
         self._end = StreamEnd(transport, self._clock, half_closes)
         self._opened(self)
+
+    def _forget_outlived(self) -> None:
+        if self._outlived:
+            self._outlived = False
+            self._gone()
+
+    def _gone(self) -> None:
+        self._receiver.peer_connection_lost(self)
+        self._relay.lost(self)  # last: perhaps we are what the end of everything waits for
 
     @property
     def _is_made(self) -> bool:

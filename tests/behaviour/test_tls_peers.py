@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import socket
@@ -239,6 +240,48 @@ class TlsPeersTest(PeersCase):
             plain.sendall(b"no TLS at all\r\n\r\n")
             assert await deferToThread(lambda: plain.recv(100)[:1]) in (b"", b"\x15")
         assert self.receiver.arrived == [connection]
+
+    async def test_last_words_in_the_flight_that_ends_the_handshake(self) -> None:
+        """A peer that calls, says something and closes in order, all at once, is heard by whoever is joined later; it
+        is forgotten when nobody is.
+        """
+        relay = await self.open()
+        relay.accepts_tls = True
+        for is_joined in (True, False):
+            self.receiver.arrived.clear()
+            self.receiver.lost.clear()
+            await deferToThread(self.say_at_once, relay.address, b"last words")
+            await until(lambda: self.receiver.arrived)
+            (connection,) = self.receiver.arrived
+            await until(lambda: not connection.transport.connected)  # type: ignore[attr-defined]  # noqa: B023
+            assert self.receiver.lost == []
+            end: Any = End()
+            if is_joined:
+                connection.join(end)
+                assert (end.data, end.ends) == (b"last words", ["close"])
+            else:
+                connection.close()
+            assert self.receiver.lost == [connection]
+
+    def say_at_once(self, relayed: TransportAddress, words: bytes) -> None:
+        """Shake hands, and send what ends that together with the words and the close_notify."""
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_hostname="relay.example")
+        with socket.create_connection((relayed.host, relayed.port), PATIENCE) as below:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    below.sendall(outgoing.read())
+                    incoming.write(below.recv(65_536))
+            tls.write(words)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+            below.sendall(outgoing.read())
+            while below.recv(65_536):
+                pass
 
     async def test_a_relay_that_closes_gives_up_handshakes(self) -> None:
         """Both those that it began and those that peers did."""

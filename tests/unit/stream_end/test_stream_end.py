@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -111,6 +112,22 @@ def test_what_came_early_is_not_lost() -> None:
     pair.join()
     assert pair.peer_transport.written == b"early "
     assert pair.peer_transport.said == ["half"]
+
+
+@pytest.mark.parametrize(("reason", "said"), [(DONE, "close"), (RESET, "abort")])
+def test_what_came_early_outlives_its_connection(reason: Failure, said: str) -> None:
+    """It is handed over with the end behind it, whichever that was; and forgotten where the end is closed instead."""
+    pair = Pair(client_half_closes=False, joined=False)
+    for end in (pair.peer, pair.client):
+        end.received(b"early")
+        assert end.has_early
+    pair.peer.lost(reason)
+    pair.client.lost(DONE)
+    other = Pair(client_half_closes=False, joined=False)
+    pair.peer.join(other.client)
+    assert (other.client_transport.written, other.client_transport.said) == (b"early", [said])
+    pair.client.close()
+    assert not pair.client.has_early
 
 
 def test_one_direction_ends_alone() -> None:
