@@ -120,7 +120,7 @@ class PeerConnections:
     def bind(self, number: int, username: str, data_path: Path) -> PeerConnection:
         """ConnectionBind. Raises RemoteError 400, which does not tell an unknown id from someone else's."""
         connection = self._by_number.get(number)
-        if connection is None or connection.allocation.username != username:
+        if connection is None or connection.allocation.username != username or data_path in self._by_data_path:
             raise RemoteError(400)
         del self._by_number[number]
         self._deadlines.cancel(connection)
@@ -148,6 +148,14 @@ class PeerConnections:
         connection = self._by_handle.get(handle)
         if connection is not None:
             self._forget(connection)
+
+    def data_path_closed(self, path: Path) -> None:
+        """The client's end is gone, and another connection may have its path. The shell ends the peer's behind what was
+        sent, and says so.
+        """
+        connection = self._by_data_path.pop(path, None)
+        if connection is not None:
+            connection.data_path = None
 
     def next_deadline(self) -> float | None:
         """When `expire` is wanted."""

@@ -150,6 +150,7 @@ class TurnServer:
     def path_closed(self, path: Path, now: float) -> None:
         """The connection behind a path is gone: so is its allocation, and nothing more is to be sent."""
         self._requests.give_up_path(path)
+        self._allocations.connections.data_path_closed(path)
         allocation = self._allocations.on(path)
         if allocation is not None:
             self._allocations.end(allocation, EndReason.CONNECTION_CLOSED, now)

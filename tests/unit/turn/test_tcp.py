@@ -334,6 +334,39 @@ def test_only_a_fresh_stream_is_bound() -> None:
     finished(shell, client)
 
 
+def test_a_data_connection_carries_one_peer() -> None:
+    """A second ConnectionBind on it is 400, and does not take the first one's place."""
+    shell = new_shell()
+    client = allocated(shell)
+    first, second = connected(client), connected(client, OTHER_PEER)
+    data = data_connection(client)
+    assert code_of(bind(data, first)) == 0
+    assert code_of(bind(data, second)) == 400
+    assert code_of(bind(data_connection(client, 41_001), second)) == 0
+    finished(shell, client)
+
+
+def test_an_address_may_come_again_before_the_peer_is_gone() -> None:
+    """A client that closed its data connection, whose peer takes its time to close as well, binds another one from the
+    same port: each ends by itself.
+    """
+    shell = new_shell()
+    client = allocated(shell)
+    numbers = connected(client), connected(client, OTHER_PEER)
+    connections = list(shell.connections)
+    for number in numbers:
+        data = data_connection(client)
+        assert code_of(bind(data, number)) == 0
+        assert shell.core.is_data_connection(data.path)
+        shell.core.path_closed(data.path, shell.now)
+        assert not shell.core.is_data_connection(data.path)
+    assert code_of(connect(client)) == 446
+    for connection in connections:
+        shell.hang_up(connection)
+    assert code_of(connect(client)) == 0
+    finished(shell, client)
+
+
 def test_an_unbound_connection_lasts_thirty_seconds() -> None:
     """RFC 6062 sections 5.2 and 5.3, for both ways that it came about."""
     shell = new_shell()
