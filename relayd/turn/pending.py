@@ -1,20 +1,26 @@
-"""Requests that wait for an answer from the shell: absorbing their retransmissions, and bounding how many there are."""
+"""Requests that wait for an answer from the shell: absorbing their retransmissions, and bounding how many there are.
+
+Those that wait for a peer, which may be silent for half a minute, are bounded by themselves: else a client with a few
+of them could not refresh its allocation meanwhile, and some clients with many would leave no room for anybody.
+"""
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from relayd.address import Path
 from relayd.errors import RemoteError
 from relayd.turn.transaction import Transaction
 
-MAX_PENDING = 10_000  # requests in all, about 1 KB each; reached only if a user database stalls
+MAX_PENDING = 10_000  # requests in all, about 1 KB each; reached only if a user database stalls, or all peers do
 MAX_PENDING_PER_PATH = 16  # requests; clients send the next one when they have the answer to the last
 PENDING_LIFETIME = 39.5  # seconds; RFC 8489 section 6.2.1: when a client gives a transaction up
 
 
 class Waiting(Protocol):
     """What is common to all that waits."""
+
+    for_peer: ClassVar[bool]
 
     @property
     def transaction(self) -> Transaction: ...
@@ -32,6 +38,7 @@ class PendingTransactions(Generic[Kind]):
     def __init__(self) -> None:
         self._by_id: dict[int, Kind] = {}
         self._by_path: dict[Path, dict[bytes, int]] = {}
+        self._count = {False: 0, True: 0}  # those that do not wait for a peer, and those that do
         self._last_id = 0
 
     def __len__(self) -> int:
@@ -46,9 +53,10 @@ class PendingTransactions(Generic[Kind]):
         waiting = self._by_path.get(path)
         return waiting is not None and transaction_id in waiting
 
-    def check_room(self, path: Path) -> None:
-        """Raises RemoteError 500, which tells the client to try again later, where too much waits already."""
-        if len(self._by_id) >= MAX_PENDING or len(self._by_path.get(path, ())) >= MAX_PENDING_PER_PATH:
+    def check_room(self, path: Path, for_peer: bool = False) -> None:
+        """Raises RemoteError 500, which tells the client to try again later, where too much of that waits already."""
+        on_path = sum(waiting.for_peer is for_peer for _, waiting in self.on(path))
+        if self._count[for_peer] >= MAX_PENDING or on_path >= MAX_PENDING_PER_PATH:
             raise RemoteError(500)
 
     def next_deadline(self) -> float | None:
@@ -65,6 +73,7 @@ class PendingTransactions(Generic[Kind]):
         """Keep it; gives the id for the output that asks the shell."""
         path = waiting.transaction.path
         self._last_id += 1
+        self._count[waiting.for_peer] += 1
         self._by_id[self._last_id] = waiting
         self._by_path.setdefault(path, {})[waiting.transaction.message.transaction_id] = self._last_id
         return self._last_id
@@ -73,6 +82,7 @@ class PendingTransactions(Generic[Kind]):
         """Take out what waited for that answer; None if nothing did, or no longer."""
         waiting = self._by_id.pop(id, None)
         if waiting is not None:
+            self._count[waiting.for_peer] -= 1
             path = waiting.transaction.path
             on_path = self._by_path[path]
             del on_path[waiting.transaction.message.transaction_id]

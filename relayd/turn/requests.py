@@ -40,6 +40,7 @@ _SESSION_ID_SIZE = 6  # bytes, twelve hexadecimal digits
 class _WaitsForKey:
     """A request whose sender the shell is asked about."""
 
+    for_peer: ClassVar[bool] = False
     transaction: Transaction
     expires: float
     claim: Claim
@@ -49,6 +50,7 @@ class _WaitsForKey:
 class _WaitsForRelay:
     """An Allocate that is granted as soon as its relays are open. It holds a place in the quota."""
 
+    for_peer: ClassVar[bool] = False
     transaction: Transaction
     expires: float
     credentials: Credentials
@@ -60,6 +62,7 @@ class _WaitsForRelay:
 class _WaitsForPeer:
     """A Connect that is granted as soon as the peer is there."""
 
+    for_peer: ClassVar[bool] = True
     transaction: Transaction
     expires: float
     connection: PeerConnection
@@ -357,7 +360,7 @@ class Requests:
             raise RemoteError(400)
         relay = check_peer(allocation, peer, self._guard)
         tls = _peer_tls(transaction.message)
-        self._pending.check_room(transaction.path)
+        self._pending.check_room(transaction.path, for_peer=True)
         connection = self._allocations.connections.begin(allocation, peer)
         identity = None if tls is None else tls.server_name
         number = self._pending.add(_WaitsForPeer(transaction, now + PENDING_LIFETIME, connection, identity))

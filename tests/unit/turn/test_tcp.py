@@ -225,6 +225,28 @@ def test_an_allocation_that_ends_takes_its_connect_with_it(ended_by: str) -> Non
     shell.assert_nothing_left()
 
 
+def test_peers_that_are_silent_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many Connects wait, of this client or of all: it refreshes its allocation, and others get theirs."""
+    monkeypatch.setattr("relayd.turn.pending.MAX_PENDING", MAX_PENDING_PER_PATH)
+    shell = new_shell()
+    client = allocated(shell)
+    shell.answers_at_once = False
+    for port in range(1, MAX_PENDING_PER_PATH + 1):
+        assert client.send(client.encode(Method.CONNECT, [(a.XOR_PEER_ADDRESS, PEER.with_port(port))])) == []
+    silent, shell.waiting = shell.waiting, []
+    assert len(silent) == MAX_PENDING_PER_PATH
+    shell.answers_at_once = True
+    assert code_of(connect(client, OTHER_PEER)) == 500
+    assert code_of(client.refresh()) == 0
+    other = allocated(shell, port=43_000)
+    assert code_of(connect(other)) == 500
+    shell.waiting = silent
+    shell.answer_all()
+    shell.run()
+    assert code_of(connect(other)) == 0
+    finished(shell, client, other)
+
+
 def test_connections_of_an_allocation_are_bounded() -> None:
     """The next one is 508; of 10,000 at once no more wait for the shell than a path may have."""
     shell = new_shell()
