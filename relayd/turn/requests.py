@@ -370,10 +370,9 @@ class Requests:
         connections, connection = self._allocations.connections, waiting.connection
         connected = isinstance(result, out.PeerConnected)
         if not connections.is_current(connection):
-            # The allocation, or the right to reach the peer, ended meanwhile.
             if connected:
                 self._outputs.append(out.ClosePeerConnection(result.connection))
-            self._answers.refuse(waiting.transaction, RemoteError(437), now)
+            self._answers.refuse(waiting.transaction, self._why_withdrawn(connection), now)
         elif connected:
             number = connections.connected(connection, result.connection, now, waiting.identity)
             attributes: list[tuple[Attribute[Any], Any]] = [(a.CONNECTION_ID, number)]
@@ -384,6 +383,18 @@ class Requests:
             connections.end(connection)
             code = result.code if isinstance(result, out.PeerNotConnected) else 447
             self._answers.refuse(waiting.transaction, RemoteError(code), now)
+
+    def _why_withdrawn(self, connection: PeerConnection) -> RemoteError:
+        """What became of a Connect that was under way: its allocation ended, or one half of it, or the right to reach
+        the peer.
+        """
+        allocation = connection.allocation
+        if self._allocations.on(allocation.path) is allocation:
+            try:
+                check_peer(allocation, connection.peer, self._guard)
+            except RemoteError as error:
+                return error
+        return RemoteError(437)
 
     def _connection_bind(self, transaction: Transaction, credentials: Credentials, now: float) -> None:
         """ConnectionBind, section 5.4."""

@@ -225,6 +225,28 @@ def test_an_allocation_that_ends_takes_its_connect_with_it(ended_by: str) -> Non
     shell.assert_nothing_left()
 
 
+def test_a_connect_that_is_no_longer_allowed_says_why() -> None:
+    """A rule that withdraws the peer meanwhile is a 403, a half of the allocation that was deleted a 443; nothing is
+    left open.
+    """
+    shell = new_shell()
+    client = Client(shell, app_connection=AppConnection.TCP)
+    client.greet()
+    client.ask(Method.ALLOCATE, [TCP_ATTRIBUTE, (a.ADDITIONAL_ADDRESS_FAMILY, 2)])
+    shell.answers_at_once = False
+    for peer in (PEER, PEER6):
+        client.send(client.encode(Method.CONNECT, [(a.XOR_PEER_ADDRESS, peer)]))
+    shell.rules.refused.add(PEER.ip)
+    shell.core.peer_rules_changed(shell.now)
+    client.refresh((a.LIFETIME, 0), (a.REQUESTED_ADDRESS_FAMILY, 2))
+    heard = len(shell.sent)
+    shell.answer_all()
+    shell.run()
+    assert [code_of(decode(sent.data)) for sent in shell.sent[heard:]] == [403, 443]
+    assert shell.connections == {}
+    finished(shell, client)
+
+
 def test_peers_that_are_silent_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many Connects wait, of this client or of all: it refreshes its allocation, and others get theirs."""
     monkeypatch.setattr("relayd.turn.pending.MAX_PENDING", MAX_PENDING_PER_PATH)
