@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Entropy = Callable[[int], bytes]
 """Gives that many unpredictable bytes: `secrets.token_bytes` in life, a seeded stream in tests."""
@@ -22,10 +22,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Core(Protocol[Output]):
-    """What a pump drives. Cores add their own `receive` verbs beside these."""
-
-    def answer(self, id: int, result: Any, now: float) -> None:
-        """The result of the output with that id. An id that is no longer awaited is ignored."""
+    """What a pump drives. Cores add their own verbs beside these: `receive`, and `answer` where something is slow."""
 
     def handle_timer(self, now: float) -> None:
         """Do all that is due at `now`. Harmless when called early."""

@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from relayd.core import Core
+
 _PAUSE_AFTER_FAULT = 1.0  # seconds until a core whose timer raised is asked again: a bug must not spin the reactor
 
 Output = TypeVar("Output")
-PumpedOutput = TypeVar("PumpedOutput", covariant=True)
-
-
-class PumpedCore(Protocol[PumpedOutput]):
-    """The part of `relayd.core.Core` that a pump needs."""
-
-    def handle_timer(self, now: float) -> None: ...
-
-    def next_timer(self) -> float | None: ...
-
-    def next_output(self) -> PumpedOutput | None: ...
 
 
 class Pump(Generic[Output]):
@@ -38,7 +29,7 @@ class Pump(Generic[Output]):
 
     _log = Logger()
 
-    def __init__(self, core: PumpedCore[Output], clock: IReactorTime, perform: Callable[[Output], Any]) -> None:
+    def __init__(self, core: Core[Output], clock: IReactorTime, perform: Callable[[Output], Any]) -> None:
         self._core = core
         self._clock = clock
         self._perform = perform

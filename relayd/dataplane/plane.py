@@ -371,10 +371,6 @@ class DataPlane(ABC):
         for opened in list(self._open):
             opened.close()
 
-    def owns(self, flow: Flow) -> bool:
-        """Whether the client of that flow is on one of our own ports."""
-        return isinstance(flow.client, DatagramPath) and flow.client.port.plane is self
-
     def _bind(self, address: TransportAddress) -> socket.socket:
         if self._closed:
             raise OSError(errno.ESHUTDOWN, "the data plane is closed")

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from twisted.logger import Logger
 
 from relayd.address import TransportAddress
-
-
-class Guard(Protocol):
-    """Someone with a say. The same verb as `relayd.interfaces.IPolicy.may_reach`."""
-
-    def may_reach(self, username: str, peer: TransportAddress) -> bool: ...
+from relayd.turn.relaying import Guard
 
 
 class AllOf:

@@ -1,7 +1,7 @@
 """The policy `redirect:ADDRESS`: sends every Allocate to another server (300 Try Alternate).
 
-RFC 8489 section 10 wants the alternate server in the address family of the
-request, so clients of the other family are served here unless a second `redirect:` names a server for them.
+RFC 8489 section 10 wants the alternate server in the address family of the request, so clients of the other family are
+served here unless a second `redirect:` names a server for them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from relayd.address import TransportAddress
+from relayd.config import DEFAULT_PORT
 from relayd.errors import ConfigurationError, DecodeError
 from relayd.interfaces import IPolicy, IPolicyFactory
 from relayd.turn.outputs import OpenRelay, RelayRefused
 
-_DEFAULT_PORT = 3478  # RFC 8656 section 2.1
 _DOMAIN = re.compile(r"[0-9A-Za-z]([-.0-9A-Za-z]{0,251}[0-9A-Za-z])?")  # RFC 1035 section 2.3.4: at most 253 characters
 _ARGUMENTS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<ipv4>[^:,\[\]]+))(?::(?P<port>[0-9]{1,5}))?(?:,(?P<domain>.+))?")
 
@@ -57,7 +57,7 @@ class RedirectFactory:
         try:
             if match is None:
                 raise DecodeError("not ADDRESS[:PORT][,DOMAIN]")
-            alternate = TransportAddress.parse(match["ipv6"] or match["ipv4"], int(match["port"] or _DEFAULT_PORT))
+            alternate = TransportAddress.parse(match["ipv6"] or match["ipv4"], int(match["port"] or DEFAULT_PORT))
             domain = match["domain"]
             if alternate.port == 0 or (domain is not None and not _DOMAIN.fullmatch(domain)):
                 raise DecodeError("no server can be at port 0" if alternate.port == 0 else f"not a domain: {domain!r}")

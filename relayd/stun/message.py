@@ -149,11 +149,6 @@ class Message:
         return f"<Message {self.method:#05x} {self.cls.name} {self.transaction_id.hex()}>"
 
 
-def is_stun(data: bytes) -> bool:
-    """Whether a datagram claims to be STUN: first two bits zero, and the magic cookie in its place."""
-    return len(data) >= HEADER_SIZE and data[0] < 0x40 and data[4:8] == b"\x21\x12\xa4\x42"
-
-
 def decode(data: bytes) -> Message:
     """Read one whole message, 20 to 65,552 bytes, with nothing behind it. Raises DecodeError and nothing else.
 

@@ -11,9 +11,8 @@ from relayd.errors import RemoteError
 from relayd.turn.authentication import Credentials
 from relayd.turn.outputs import Relay
 
-MAX_PERMISSIONS = (
-    512  # for one allocation, about 100 bytes each: a session with every candidate of many peers needs dozens
-)
+# For one allocation: about 100 bytes each, and a session with every candidate of many peers needs dozens.
+MAX_PERMISSIONS = 512
 MAX_CHANNELS = 512  # for one allocation, about 500 bytes each with their flow
 
 RelayedAddress = tuple[Relay, TransportAddress]

@@ -28,7 +28,6 @@ class EndReason(StrEnum):
     EXPIRED = "expired"  # not refreshed in time
     CONNECTION_CLOSED = "connection-closed"  # the client's stream, DTLS session or WebSocket ended
     REVOKED = "revoked"  # the operator or a checker withdrew the user
-    POLICY = "policy"  # a policy ended it
     RELAY_FAILED = "relay-failed"  # the relayed socket broke
     SHUTDOWN = "shutdown"  # the service stops
 

@@ -170,12 +170,6 @@ class TurnServer:
             if allocation.username == username:
                 self._allocations.end(allocation, reason, now)
 
-    def end_session(self, session_id: str, reason: EndReason, now: float) -> None:
-        """End one allocation."""
-        for allocation in self._allocations:
-            if allocation.session_id == session_id:
-                self._allocations.end(allocation, reason, now)
-
     def peer_rules_changed(self, now: float) -> None:
         """The guard may answer differently now: ask it again about every permission and channel, and drop what it
         refuses.

@@ -253,22 +253,6 @@ def test_end_user() -> None:
     assert [allocation.username for allocation in shell.core.sessions()] == ["bob"]
 
 
-def test_end_session() -> None:
-    """One session can be ended by the id that logs show."""
-    shell = Shell()
-    first, second = Client(shell, 40_000), Client(shell, 40_001)
-    first.allocate()
-    second.allocate()
-    session = shell.events(out.AllocationCreated)[0].session_id
-    shell.core.end_session(session, out.EndReason.POLICY, shell.now)
-    shell.core.end_session("no such one", out.EndReason.POLICY, shell.now)
-    shell.run()
-    assert [(event.session_id, event.reason) for event in shell.events(out.AllocationEnded)] == [
-        (session, out.EndReason.POLICY)
-    ]
-    assert shell.core.holds(second.path)
-
-
 def test_shutdown() -> None:
     """At shutdown everything ends, and whatever still arrives is ignored."""
     shell = Shell()
