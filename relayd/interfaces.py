@@ -249,7 +249,9 @@ class IPeerTransport(Interface):
         """
 
     def close() -> Any:
-        """Release everything still open. None, or a Deferred that fires when no descriptor is left."""
+        """Release everything still open, but for what the data plane opened: that closes it. None, or a Deferred that
+        fires when no descriptor is left.
+        """
 
 
 class ITcpPeerTransport(IPeerTransport):

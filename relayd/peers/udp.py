@@ -31,8 +31,6 @@ class UdpPeers:
         self._ports = RelayPorts(settings, entropy)
         self.families = self._ports.families
         self.default_family = self._ports.default_family
-        # The last relay on each address, closed or not: an address is only ever opened again after that one was closed.
-        self._last: dict[TransportAddress, IRelay] = {}
 
     def open(
         self, family: Family, receiver: IRelayReceiver, even_port: bool = False, reserve_next: bool = False
@@ -53,11 +51,7 @@ class UdpPeers:
         return fail(RelayUnavailable(f"no relayed {family.name} port is free"))
 
     def close(self) -> None:
-        """Close every relay that is still open."""
-        relays = list(self._last.values())
-        self._last.clear()
-        for relay in relays:
-            relay.close()
+        """Nothing to do: whatever is still open is closed by the data plane, which is closed next."""
 
     def _open_at(self, address: RelayAddress, port: int, receiver: IRelayReceiver) -> Opened | None:
         """None: that port is taken. Raises RelayUnavailable where another port would fare no better."""
@@ -68,7 +62,6 @@ class UdpPeers:
             if unavailable is None:
                 return None
             raise unavailable from error
-        self._last[relay.address] = relay
         return relay, address.advertised.with_port(relay.address.port)
 
     def _open_after(self, opened: Opened, address: RelayAddress, port: int, receiver: IRelayReceiver) -> Opened | None:
