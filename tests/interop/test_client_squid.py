@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.test_client_forward import (
+from tests.support.certificate import Certificate
+from tests.support.forward import (
     PROGRAM,
     Application,
     assert_stopped,
@@ -19,7 +20,6 @@ from tests.behaviour.test_client_forward import (
     talk,
     until_ready,
 )
-from tests.support.certificate import Certificate
 from tests.support.ports import free_ports
 from tests.support.servers import PASSWORD, ROOT, USER, TurnServer, assert_clean_end, start_relayd
 from tests.support.squid import Squid, running_squid

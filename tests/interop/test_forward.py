@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.test_client_accept import relayed_addresses
-from tests.behaviour.test_client_forward import command, failed, local_ports, until_ready
-from tests.behaviour.test_client_forward_tcp import Listener, dial
 from tests.support.certificate import Certificate
+from tests.support.forward import Listener, command, dial, failed, local_ports, relayed_addresses, until_ready
 from tests.support.ports import free_ports
 from tests.support.process import Process
 from tests.support.servers import PASSWORD, TurnServer, assert_clean_end, start_coturn, start_relayd

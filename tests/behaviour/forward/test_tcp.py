@@ -8,87 +8,32 @@ import os
 import signal
 import socket
 import ssl
-import struct
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-from tests.behaviour.test_client_forward import (
+from tests.support.certificate import Certificate
+from tests.support.forward import (
+    MEGABYTE,
     PATIENCE,
+    WAYS,
+    Listener,
+    assert_carried,
+    assert_half_closes,
+    assert_resets,
     assert_stopped,
     command,
+    dial,
     environment,
     failed,
+    heard,
     local_ports,
     until_ready,
     words,
 )
-from tests.support.certificate import Certificate, make_certificate
-from tests.support.ports import family_of, free_ports
+from tests.support.ports import free_ports
 from tests.support.servers import TurnServer, assert_clean_end, start_relayd
-
-MEGABYTE = 1 << 20
-WAYS = ["turn:{}:{plain}?transport=tcp", "turns:{}:{secure}", "ws://{}:{ws}/turn", "wss://{}:{wss}/turn"]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="module")
-def web_ports() -> tuple[int, int]:
-    """Where the relay is to listen for WebSockets, without TLS and with it."""
-    return free_ports(), free_ports()
-
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, web_ports: tuple[int, int]
-) -> Iterator[TurnServer]:
-    keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
-    plain, secure = web_ports
-    web = [f"--listen=web=tcp:{plain}:interface=127.0.0.1", f"--listen=web=ssl:{secure}:interface=127.0.0.1:{keys}"]
-    trust = f"--peer-ca={certificate.certificate}"
-    running = start_relayd(tmp_path_factory.mktemp("server"), certificate, *web, trust)
-    yield running
-    assert_clean_end(running)
-
-
-class Listener:
-    """A peer."""
-
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self.socket = socket.create_server((host, 0), family=family_of(host))
-        self.socket.settimeout(10.0)
-        self.port = self.socket.getsockname()[1]
-
-    def accept(self) -> socket.socket:
-        accepted, _ = self.socket.accept()
-        accepted.settimeout(10.0)
-        return accepted
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-
-def dial(local: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(local, timeout=10.0)
-
-
-def heard(connection: socket.socket) -> bytes:
-    """All until the other end has said all."""
-    pieces = []
-    while piece := connection.recv(65_536):
-        pieces.append(piece)
-    return b"".join(pieces)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -104,13 +49,7 @@ def test_every_way(
         with dial(local) as one, peer.accept() as first, dial(local) as other, peer.accept() as second:
             other.sendall(b"second")
             assert second.recv(100) == b"second"
-            sender = threading.Thread(target=first.sendall, args=(much,))
-            sender.start()
-            got = b""
-            while len(got) < len(much):
-                got += one.recv(65_536)
-            sender.join()
-            assert got == much
+            assert_carried(much, first, one)
             one.sendall(b"last words")
             one.shutdown(socket.SHUT_WR)
             assert heard(first) == b"last words"
@@ -126,19 +65,9 @@ def test_half_close_and_reset(server: TurnServer, tmp_path: Path) -> None:
         process = command(tmp_path, uri, "--tcp", f"0=127.0.0.1:{peer.port}")
         (local,) = local_ports(until_ready(process))
         with dial(local) as ours, peer.accept() as theirs:
-            ours.sendall(b"question")
-            ours.shutdown(socket.SHUT_WR)
-            assert heard(theirs) == b"question"
-            theirs.sendall(b"answer")
-            theirs.close()
-            assert heard(ours) == b"answer"
+            assert_half_closes(ours, theirs)
         with dial(local) as ours, peer.accept() as theirs:
-            ours.sendall(b"x")
-            assert theirs.recv(1) == b"x"
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            theirs.close()
-            with pytest.raises(ConnectionResetError):
-                ours.recv(1)
+            assert_resets(ours, theirs)
         assert_stopped(process, server, signal.SIGINT)
 
 

@@ -5,55 +5,34 @@ relayed address, and reach a service here that knows nothing of it either.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import ssl
-import struct
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.behaviour.test_client_forward import PATIENCE, assert_stopped, command, failed, until_ready
-from tests.behaviour.test_client_forward_tcp import MEGABYTE, WAYS, Listener, dial, heard
-from tests.support.certificate import Certificate, make_certificate
+from tests.support.certificate import Certificate
+from tests.support.forward import (
+    MEGABYTE,
+    PATIENCE,
+    WAYS,
+    Listener,
+    assert_carried,
+    assert_half_closes,
+    assert_resets,
+    assert_stopped,
+    command,
+    dial,
+    failed,
+    heard,
+    relayed_addresses,
+    until_ready,
+)
 from tests.support.ports import free_ports
-from tests.support.process import Process
 from tests.support.servers import TurnServer, assert_clean_end, start_relayd
 
 HERE = "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="module")
-def web_ports() -> tuple[int, int]:
-    """Where the relay is to listen for WebSockets, without TLS and with it."""
-    return free_ports(), free_ports()
-
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, web_ports: tuple[int, int]
-) -> Iterator[TurnServer]:
-    keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
-    plain, secure = web_ports
-    web = [f"--listen=web=tcp:{plain}:interface={HERE}", f"--listen=web=ssl:{secure}:interface={HERE}:{keys}"]
-    shown = [f"--peer-certificate={certificate.certificate}", f"--peer-key={certificate.key}"]
-    running = start_relayd(tmp_path_factory.mktemp("server"), certificate, *web, *shown)
-    yield running
-    assert_clean_end(running)
-
-
-def relayed_addresses(process: Process) -> list[tuple[str, int]]:
-    """All that it told of so far."""
-    found = re.findall(r"^relayed address: \[?([^\s,]+?)\]?:(\d+),", process.output, re.MULTILINE)
-    return [(host, int(port)) for host, port in found]
 
 
 def plain(server: TurnServer) -> str:
@@ -74,13 +53,7 @@ def test_every_way(
         with dial(relayed) as caller, service.accept() as called, dial(relayed) as other, service.accept() as second:
             second.sendall(b"220 at your service")
             assert other.recv(100) == b"220 at your service"
-            sender = threading.Thread(target=caller.sendall, args=(much,))
-            sender.start()
-            got = b""
-            while len(got) < len(much):
-                got += called.recv(65_536)
-            sender.join()
-            assert got == much
+            assert_carried(much, caller, called)
             called.sendall(much[:MEGABYTE])
             called.shutdown(socket.SHUT_WR)
             assert heard(caller) == much[:MEGABYTE]
@@ -97,19 +70,9 @@ def test_half_close_and_reset(server: TurnServer, tmp_path: Path) -> None:
         until_ready(process)
         (relayed,) = relayed_addresses(process)
         with dial(relayed) as caller, service.accept() as called:
-            caller.sendall(b"question")
-            caller.shutdown(socket.SHUT_WR)
-            assert heard(called) == b"question"
-            called.sendall(b"answer")
-            called.close()
-            assert heard(caller) == b"answer"
+            assert_half_closes(caller, called)
         with dial(relayed) as caller, service.accept() as called:
-            caller.sendall(b"x")
-            assert called.recv(1) == b"x"
-            called.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            called.close()
-            with pytest.raises(ConnectionResetError):
-                caller.recv(1)
+            assert_resets(caller, called)
         assert_stopped(process, server, signal.SIGINT)
 
 

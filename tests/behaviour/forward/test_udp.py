@@ -4,138 +4,35 @@ another process.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-from tests.support.certificate import Certificate, make_certificate
-from tests.support.ports import family_of, free_ports
-from tests.support.process import Process
-from tests.support.servers import PASSWORD, ROOT, USER, TurnServer, assert_clean_end, start_relayd
-
-PATIENCE = 30.0  # seconds until the command is ready, which takes about one
-PROGRAM = "import sys; from relayd.client.command import main; sys.exit(main())"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="module")
-def web_port() -> int:
-    """Where the relay is to listen for WebSockets."""
-    return free_ports()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate, web_port: int) -> Iterator[TurnServer]:
-    keys = f"privateKey={certificate.key}:certKey={certificate.certificate}"
-    web = [f"--listen=web=ssl:{web_port}:interface={host}:{keys}" for host in ("127.0.0.1", r"\:\:1")]
-    running = start_relayd(tmp_path_factory.mktemp("server"), certificate, *web)
-    yield running
-    assert_clean_end(running)
-
-
-class Application:
-    """A UDP socket."""
-
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self.socket = socket.socket(family_of(host), socket.SOCK_DGRAM)
-        self.socket.bind((host, 0))
-        self.socket.settimeout(10.0)
-        self.address = self.socket.getsockname()[:2]
-
-    def send(self, data: bytes, to: tuple[str, int]) -> None:
-        self.socket.sendto(data, to)
-
-    def receive(self) -> tuple[bytes, tuple[str, int]]:
-        data, address = self.socket.recvfrom(65_536)
-        return data, address[:2]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-
-def words(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", PROGRAM, "forward", "--user", USER, *arguments]
-
-
-def environment(password: str = PASSWORD) -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT), "RELAYD_PASSWORD": password}
-
-
-def command(directory: Path, *arguments: str, **more: str) -> Process:
-    """The command, with more in its environment than the password."""
-    return Process(words(*arguments), directory, {**environment(), **more})
-
-
-def failed(*arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
-    """The command, which has to end by itself."""
-    return subprocess.run(
-        words(*arguments),
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment(password)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-def until_ready(process: Process) -> str:
-    assert process.wait_until(lambda: "relayed address:" in process.output, PATIENCE), process.output
-    return process.output
-
-
-def local_ports(output: str) -> list[tuple[str, int]]:
-    """Where it listens, in the order of the arguments."""
-    found = re.findall(r"^listening: \[?(.+?)\]?:(\d+), for", output, re.MULTILINE)
-    return [(host, int(port)) for host, port in found]
-
-
-def assert_stopped(process: Process, server: TurnServer, how: signal.Signals = signal.SIGTERM) -> str:
-    """It ends in order, with status 0, and with its allocations deleted."""
-    ended = server.process.output.count("ended: deleted")
-    held = process.output.count("relayed address:")
-    assert process.stop(how) == 0, process.output
-    assert process.output.endswith("stopped\n")
-    assert "Traceback" not in process.output
-    assert "Unhandled" not in process.output
-    assert PASSWORD not in process.output
-    assert server.process.wait_until(lambda: server.process.output.count("ended: deleted") >= ended + held, 5.0)
-    return process.output
-
-
-def talk(application: Application, local: tuple[str, int], peer: Application, text: bytes) -> tuple[str, int]:
-    """A question and its answer; gives the relayed address that the peer saw."""
-    application.send(text, local)
-    data, relayed = peer.receive()
-    assert data == text
-    peer.send(b"answer to " + text, relayed)
-    assert application.receive() == (b"answer to " + text, local)
-    return relayed
+from tests.support.certificate import Certificate
+from tests.support.forward import (
+    PATIENCE,
+    Application,
+    assert_stopped,
+    command,
+    failed,
+    local_ports,
+    talk,
+    until_ready,
+)
+from tests.support.ports import free_ports
+from tests.support.servers import TurnServer, assert_clean_end, start_relayd
 
 
 @pytest.mark.parametrize("way", ["turn:{}:{plain}?transport=udp", "turns:{}:{secure}", "wss://{}:{web}/turn"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_every_way(
-    server: TurnServer, certificate: Certificate, web_port: int, tmp_path: Path, way: str, host: str
+    server: TurnServer, certificate: Certificate, web_ports: tuple[int, int], tmp_path: Path, way: str, host: str
 ) -> None:
     """Two applications talk to one peer, each gets its own answers, and the allocations are deleted at the end."""
     bracketed = f"[{host}]" if ":" in host else host
-    uri = way.format(bracketed, plain=server.plain, secure=server.secure, web=web_port)
+    uri = way.format(bracketed, plain=server.plain, secure=server.secure, web=web_ports[1])
     with Application(host) as peer, Application(host) as one, Application(host) as other:
         udp = f"{bracketed}:0={bracketed}:{peer.address[1]}"
         process = command(tmp_path, "--ca", str(certificate.certificate), uri, "--udp", udp)
