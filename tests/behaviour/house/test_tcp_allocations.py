@@ -364,6 +364,20 @@ class WssTest(TcpAllocationSuite):
     kind = AppConnection.WSS
 
 
+class DatagramsOnlyTest(TcpAllocationCase):
+    """A relay whose operator wants no TCP to peers."""
+
+    kind = AppConnection.TCP
+    settings = {"policy": (("transports", "udp"),)}
+
+    async def test_a_tcp_allocation(self) -> None:
+        """It is refused, and leaves room for one of UDP on the same connection."""
+        client = await self.client()
+        await client.greet()
+        assert code_of(await client.ask(Method.ALLOCATE, [TCP_ATTRIBUTE])) == 442
+        assert code_of(await client.allocate()) == 0
+
+
 class TlsPeersTest(TcpAllocationCase):
     """A client on a WebSocket, and peers with TLS: the relay trusts the certificate of the tests, and shows it."""
 
