@@ -1,7 +1,8 @@
 """Requests that wait for an answer from the shell: absorbing their retransmissions, and bounding how many there are.
 
 Those that wait for a peer, which may be silent for half a minute, are bounded by themselves: else a client with a few
-of them could not refresh its allocation meanwhile, and some clients with many would leave no room for anybody.
+of them could not refresh its allocation meanwhile, and some clients with many would leave no room for anybody. On one
+path there are no more of them than its allocation may have connections.
 """
 
 from __future__ import annotations
@@ -53,10 +54,15 @@ class PendingTransactions(Generic[Kind]):
         waiting = self._by_path.get(path)
         return waiting is not None and transaction_id in waiting
 
-    def check_room(self, path: Path, for_peer: bool = False) -> None:
-        """Raises RemoteError 500, which tells the client to try again later, where too much of that waits already."""
-        on_path = sum(waiting.for_peer is for_peer for _, waiting in self.on(path))
-        if self._count[for_peer] >= MAX_PENDING or on_path >= MAX_PENDING_PER_PATH:
+    def check_room(self, path: Path) -> None:
+        """Raises RemoteError 500, which tells the client to try again later, where too much waits already."""
+        on_path = sum(not waiting.for_peer for _, waiting in self.on(path))
+        if self._count[False] >= MAX_PENDING or on_path >= MAX_PENDING_PER_PATH:
+            raise RemoteError(500)
+
+    def check_room_for_peer(self) -> None:
+        """The same for what waits for a peer."""
+        if self._count[True] >= MAX_PENDING:
             raise RemoteError(500)
 
     def next_deadline(self) -> float | None:

@@ -360,7 +360,7 @@ class Requests:
             raise RemoteError(400)
         relay = check_peer(allocation, peer, self._guard)
         tls = _peer_tls(transaction.message)
-        self._pending.check_room(transaction.path, for_peer=True)
+        self._pending.check_room_for_peer()
         connection = self._allocations.connections.begin(allocation, peer)
         identity = None if tls is None else tls.server_name
         number = self._pending.add(_WaitsForPeer(transaction, now + PENDING_LIFETIME, connection, identity))

@@ -12,7 +12,6 @@ from relayd.stun.message import Class, Message, Method, decode
 from relayd.turn import outputs as out
 from relayd.turn.outputs import EndReason
 from relayd.turn.peer_connections import BIND_TIMEOUT, MAX_CONNECTIONS
-from relayd.turn.pending import MAX_PENDING_PER_PATH
 from relayd.turn.settings import TurnSettings
 
 from .parties import OTHER_PEER, PEER, PEER6, REALM, Client, Shell, code_of
@@ -249,14 +248,14 @@ def test_a_connect_that_is_no_longer_allowed_says_why() -> None:
 
 def test_peers_that_are_silent_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many Connects wait, of this client or of all: it refreshes its allocation, and others get theirs."""
-    monkeypatch.setattr("relayd.turn.pending.MAX_PENDING", MAX_PENDING_PER_PATH)
+    monkeypatch.setattr("relayd.turn.pending.MAX_PENDING", MAX_CONNECTIONS - 1)
     shell = new_shell()
     client = allocated(shell)
     shell.answers_at_once = False
-    for port in range(1, MAX_PENDING_PER_PATH + 1):
+    for port in range(1, MAX_CONNECTIONS):
         assert client.send(client.encode(Method.CONNECT, [(a.XOR_PEER_ADDRESS, PEER.with_port(port))])) == []
     silent, shell.waiting = shell.waiting, []
-    assert len(silent) == MAX_PENDING_PER_PATH
+    assert len(silent) == MAX_CONNECTIONS - 1
     shell.answers_at_once = True
     assert code_of(connect(client, OTHER_PEER)) == 500
     assert code_of(client.refresh()) == 0
@@ -270,7 +269,7 @@ def test_peers_that_are_silent_hold_up_nothing_else(monkeypatch: pytest.MonkeyPa
 
 
 def test_connections_of_an_allocation_are_bounded() -> None:
-    """The next one is 508; of 10,000 at once no more wait for the shell than a path may have."""
+    """The next one is 508; of 10,000 at once no more wait for the shell than the allocation may have."""
     shell = new_shell()
     client = allocated(shell)
     for port in range(1, MAX_CONNECTIONS + 1):
@@ -282,8 +281,8 @@ def test_connections_of_an_allocation_are_bounded() -> None:
     for port in range(1, 10_001):
         sent = greedy.send(greedy.encode(Method.CONNECT, [(a.XOR_PEER_ADDRESS, OTHER_PEER.with_port(port))]))
         answers += [code_of(decode(answer)) for answer in sent]
-    assert len(shell.waiting) == MAX_PENDING_PER_PATH
-    assert answers == [500] * (10_000 - MAX_PENDING_PER_PATH)
+    assert len(shell.waiting) == MAX_CONNECTIONS
+    assert answers == [508] * (10_000 - MAX_CONNECTIONS)
     shell.core.path_closed(greedy.path, shell.now)
     shell.answer_all()
     finished(shell, client)
