@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.ssl import optionsForClientTLS
@@ -115,6 +115,25 @@ class StreamConnection(StreamProtocol):
         return self.transport
 
 
+class _HostEndpoint(HostnameEndpoint):
+    """Twisted's, except that who cancels while the name is looked up is told so, and not that there is no such name."""
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        connecting = super().connect(protocolFactory)
+
+        def cancel(_: Deferred[Any]) -> None:
+            connected.errback(CancelledError())
+            connecting.cancel()
+
+        def settle(result: Any) -> None:
+            if not connected.called:
+                connected.callback(result)
+
+        connected: Deferred[Any] = Deferred(cancel)
+        connecting.addBoth(settle)
+        return connected
+
+
 def silent_factory(build: Callable[[], StreamProtocol]) -> Any:
     """A factory of what `build` builds, which has no line in the application's log for each connection."""
     factory = Factory.forProtocol(build)
@@ -130,9 +149,9 @@ def endpoint_to(reactor: Any, server: Server, trust_root: Any, protocols: list[b
     """
     proxy = server.proxy
     if proxy is None:
-        endpoint: Any = HostnameEndpoint(reactor, server.host, server.port, timeout=CONNECT_TIMEOUT)
+        endpoint: Any = _HostEndpoint(reactor, server.host, server.port, timeout=CONNECT_TIMEOUT)
     else:
-        below = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_TIMEOUT)
+        below = _HostEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_TIMEOUT)
         endpoint = TunnelEndpoint(reactor, below, proxy, server.host, server.port)
     if protocols is None:
         return endpoint

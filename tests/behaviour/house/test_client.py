@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import DeferredQueue
+from twisted.internet.defer import CancelledError, DeferredQueue
 from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.internet.ssl import Certificate as TrustRoot
@@ -201,8 +201,10 @@ class ClientSuite:
     async def test_cancel(self: Any) -> None:
         """An allocation that is no longer wanted can be cancelled at once; nothing stays open."""
         waiting = self.turn_client().allocate(Collector())
-        waiting.addErrback(lambda failure: None)
+        failures: list[Any] = []
+        waiting.addErrback(failures.append)
         waiting.cancel()
+        assert failures[0].check(CancelledError)
         await pause(0.05)
         assert self.house.sessions() == 0
 

@@ -6,14 +6,20 @@ from typing import Any
 
 import pytest
 from OpenSSL import SSL
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IHostResolution, IReactorPluggableNameResolver, IResolutionReceiver
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from relayd.address import AppConnection
+from relayd.client.server import Server
 from relayd.client.streams import CLOSE_GRACE
-from relayd.client.turn_stream import TurnStream
+from relayd.client.turn_stream import TurnStream, connect_stream
 from relayd.client.wording import wording
 from relayd.errors import ServerUnavailable
 from relayd.stun.framing import encode_channel_data
@@ -122,3 +128,62 @@ def test_close_after_the_end(connection: Any, clock: Clock) -> None:
 def testwording(error: BaseException, words: str) -> None:
     """Each fault is a few words on one line."""
     assert wording(Failure(error)) == words
+
+
+@implementer(IReactorPluggableNameResolver)
+class Reactor(MemoryReactorClock):
+    """One whose resolver answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nameResolver: Any = self
+        self.asked: list[IResolutionReceiver] = []
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise AssertionError("nobody does")
+
+    def resolveHostName(self, receiver: IResolutionReceiver, *_: Any, **__: Any) -> IHostResolution:
+        self.asked.append(receiver)
+        return IHostResolution(self, None)
+
+    def answer(self) -> None:
+        for receiver in self.asked:
+            receiver.addressResolved(IPv4Address("TCP", "192.0.2.1", 3478))
+            receiver.resolutionComplete()
+
+
+@pytest.mark.parametrize("stage", ["resolving", "connecting"])
+def test_cancelled_on_the_way(stage: str, collected: Collected) -> None:
+    """Who does not want to wait is told just that, wherever it was, and nothing goes on behind."""
+    reactor = Reactor()
+    server = Server("relay.example", 3478, AppConnection.TCP, "relay.example")
+    opening = connect_stream(reactor, server, None, collected)
+    results: list[Any] = []
+    opening.addBoth(results.append)
+    if stage == "connecting":
+        reactor.answer()
+    opening.cancel()
+    (failure,) = results
+    assert failure.check(CancelledError)
+    if stage == "resolving":
+        reactor.answer()
+        assert reactor.tcpClients == []
+    else:
+        assert [connector.stoppedConnecting for connector in reactor.connectors] == [True]
+    assert reactor.getDelayedCalls() == []
+
+
+def test_connected(collected: Collected) -> None:
+    """Whoever waits has the connection, at the first address that the name has."""
+    reactor = Reactor()
+    server = Server("relay.example", 3478, AppConnection.TCP, "relay.example")
+    results: list[Any] = []
+    connect_stream(reactor, server, None, collected).addBoth(results.append)
+    reactor.answer()
+    ((host, port, factory, *_),) = reactor.tcpClients
+    assert (host, port) == ("192.0.2.1", 3478)
+    made: Any = factory.buildProtocol(None)
+    made.makeConnection(StringTransport())  # type: ignore[no-untyped-call]
+    (connection,) = results
+    assert isinstance(connection, TurnStream)
+    assert reactor.getDelayedCalls() == []
