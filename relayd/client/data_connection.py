@@ -79,7 +79,7 @@ class DataConnection:
         self._core = core
         self._pump: Pump[Any] = Pump(core, clock, self._perform)
         self._factory: Any = factory
-        self._peer = peer
+        self.peer = peer
         self._relayed = relayed
         self._ended = ended
         self._carrier: Carrier | None = None
@@ -194,7 +194,7 @@ class DataConnection:
 
     def getPeer(self) -> Address:
         """The peer."""
-        return address_of(self._peer)
+        return address_of(self.peer)
 
     def getHost(self) -> Address:
         """The relayed address, from which the peer is reached."""

@@ -10,7 +10,6 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
-from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -54,13 +53,6 @@ class Side(StreamProtocol):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (Twisted's)
         self.end.lost(reason)
         self._gone(self)
-
-
-def quiet(build: Callable[[], Any]) -> Factory:
-    """A factory that builds so, and logs nothing of it."""
-    factory = Factory.forProtocol(build)
-    factory.noisy = False
-    return factory
 
 
 class Pairs:

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 
 from relayd.address import TransportAddress
 from relayd.client.forward import Welcome
-from relayd.client.pairs import Pairs, Side, quiet
+from relayd.client.pairs import Pairs, Side
+from relayd.client.streams import silent_factory
 from relayd.client.succession import Succession
 from relayd.client.tcp import TcpAllocation
 from relayd.client.wording import explain
@@ -154,6 +155,6 @@ class Reception:
     async def _reach(self, welcome: Welcome) -> Side:
         """A connection with the local port."""
         endpoint = HostnameEndpoint(self._reactor, welcome.host, welcome.port)
-        reaching: Deferred[Any] = endpoint.connect(quiet(self.pairs.other))
+        reaching: Deferred[Any] = endpoint.connect(silent_factory(self.pairs.other))
         side: Side = await reaching.addErrback(explain, welcome.local)
         return side

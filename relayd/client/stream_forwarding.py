@@ -16,7 +16,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 
 from relayd.address import TransportAddress
-from relayd.client.pairs import Pairs, Side, quiet
+from relayd.client.pairs import Pairs, Side
+from relayd.client.streams import silent_factory
 from relayd.client.tcp import TcpAllocation
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.outputs import PeerTls
@@ -119,7 +120,7 @@ class StreamForwarding:
     # --- local connections ----------------------------------------------------------------------------------------
 
     def _open(self, route: StreamRoute) -> TransportAddress:
-        factory = quiet(
+        factory = silent_factory(
             lambda: self.pairs.coming(
                 lambda: self._reach(route), lambda error: self._audience.connection_refused(route.peer, error)
             )
@@ -166,7 +167,7 @@ class StreamForwarding:
 
         shared.peers.add(peer)
         try:
-            remote: Side = await shared.allocation.endpoint(peer.host, peer.port, route.tls).connect(quiet(build))
+            remote: Side = await shared.allocation.connect(peer, route.tls, silent_factory(build))
         except BaseException:
             if not made:
                 shared.peers.discard(peer)

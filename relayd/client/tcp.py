@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -18,9 +19,17 @@ from relayd.client.data_connection import Address, DataConnection, address_of
 from relayd.client.relayed import peer_address
 from relayd.client.session import Owner, Session
 from relayd.client.uri import TurnUri
-from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
+from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.client_outputs import Allocated
 from relayd.turn.outputs import PeerTls
+
+_ALREADY_EXISTS = 446  # RFC 6062 section 6.3
+FORGETTING = 31.0
+"""Seconds for a relay to forget a connection of ours that is over. It may wait for the peer to close too, and keeps
+what is never bound, because who had asked for it was cancelled, for 30 (RFC 6062 section 5.2).
+"""
+FIRST_PAUSE = 0.05  # seconds before it is asked again; doubled each time
+LONGEST_PAUSE = 1.0  # seconds
 
 
 class TcpAllocation(Owner):
@@ -92,7 +101,7 @@ class TcpAllocation(Owner):
         self._caller_failed = failed
 
     async def connect(self, peer: TransportAddress, tls: PeerTls | None, factory: IProtocolFactory) -> Any:
-        """See `PeerEndpoint.connect`."""
+        """As `PeerEndpoint.connect`, and fails with 446 even if that connection is on its way out."""
         try:
             connected = await self._session.connect_to_peer(peer, tls)
             return await self._open(peer, connected.number, factory, connected.protocol)
@@ -100,6 +109,20 @@ class TcpAllocation(Owner):
             if self._is_over:
                 raise ServerUnavailable("the allocation ended") from None
             raise
+
+    async def connect_in_turn(self, peer: TransportAddress, tls: PeerTls | None, factory: IProtocolFactory) -> Any:
+        """See `PeerEndpoint.connect`."""
+        deadline = self._reactor.seconds() + FORGETTING
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self.connect(peer, tls, factory)
+            except RemoteError as error:
+                is_ours = any(data.peer == peer for data in self._connections)
+                if error.code != _ALREADY_EXISTS or is_ours or self._reactor.seconds() > deadline:
+                    raise
+            await self._rest(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -183,6 +206,18 @@ class TcpAllocation(Owner):
 
         return opening.addBoth(settled)
 
+    async def _rest(self, seconds: float) -> None:
+        resting: Deferred[None] = deferLater(self._reactor, seconds)
+        self._openings.add(resting)
+        try:
+            await resting
+        except CancelledError:
+            if self._is_over:
+                raise ServerUnavailable("the allocation ended") from None
+            raise
+        finally:
+            self._openings.discard(resting)
+
     def _gone(self, data: DataConnection) -> None:
         self._connections.discard(data)
         if not self._connections:
@@ -205,6 +240,7 @@ class PeerEndpoint:
 
         Fails with RemoteError: 403 where the relay does not let us reach the peer, 446 where the allocation has a
         connection to it, 447 where it does not answer or refuses, 460 where its certificate is not good. Fails with
-        ServerUnavailable where the relay is lost. One that is cancelled may be held by the relay for 30 seconds.
+        ServerUnavailable where the relay is lost. One that follows another which was closed or cancelled waits for the
+        relay to forget that, up to `FORGETTING`.
         """
-        return Deferred.fromCoroutine(self._allocation.connect(self._peer, self._tls, protocolFactory))
+        return Deferred.fromCoroutine(self._allocation.connect_in_turn(self._peer, self._tls, protocolFactory))

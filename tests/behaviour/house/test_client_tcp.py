@@ -145,6 +145,30 @@ class TcpSuite(TcpCase):
         other = self.tcp_peer()
         await patiently(allocation.endpoint(self.host, other.address.port).connect(Factory.forProtocol(Conversation)))
 
+    async def test_again_to_the_same_peer(self) -> None:
+        """Who closes a connection may open the next one at once: it waits until the relay has seen the end, too."""
+        peer = self.tcp_peer()
+        endpoint = (await self.allocation()).endpoint(self.host, peer.address.port)
+        ours: Conversation = await patiently(endpoint.connect(Factory.forProtocol(Conversation)))
+        theirs = await peer.next()
+        await patiently(ours.close())
+        connecting = endpoint.connect(Factory.forProtocol(Conversation))
+        await eventually(lambda: theirs.end != "")
+        assert not connecting.called, "the peer had not closed"
+        theirs.transport.loseConnection()  # type: ignore[union-attr]
+        again: Conversation = await patiently(connecting)
+        again.say(b"once more")
+        await (await peer.next()).hears(b"once more")
+
+    async def test_the_end_while_waiting_for_a_peer(self) -> None:
+        """The end of the allocation ends that, too, and nothing goes on."""
+        allocation, ours, theirs = await self.pair()
+        await patiently(ours.close())
+        connecting = allocation.endpoint(self.host, theirs.local.port).connect(Factory.forProtocol(Conversation))
+        await eventually(lambda: bool(allocation._openings))
+        await patiently(allocation.close())
+        assert isinstance(await failure_of(connecting), ServerUnavailable)
+
     async def test_a_slow_peer_slows_us(self) -> None:
         """A producer is paused where the peer does not read, and resumed when it does."""
         _, ours, theirs = await self.pair()

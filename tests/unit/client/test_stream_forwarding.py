@@ -41,7 +41,7 @@ class Transport(StringTransport):
 
 
 class Allocation:
-    """A TCP allocation, and the endpoint of every peer of its own."""
+    """A TCP allocation, and the transports of its connections."""
 
     def __init__(self) -> None:
         self.ended: Deferred[RelaydError | None] = Deferred()
@@ -50,11 +50,8 @@ class Allocation:
         self.error: RelaydError | None = None
         self.is_closed = False
 
-    def endpoint(self, host: str, port: int, tls: object) -> Allocation:
-        self.asked.append(TransportAddress.parse(host, port))
-        return self
-
-    def connect(self, factory: Any) -> Deferred[Any]:
+    def connect(self, peer: TransportAddress, tls: object, factory: Any) -> Deferred[Any]:
+        self.asked.append(peer)
         if self.error is not None:
             return fail(self.error)
         protocol = factory.buildProtocol(None)

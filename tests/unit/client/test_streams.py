@@ -183,7 +183,7 @@ def test_connected(collected: Collected) -> None:
     ((host, port, factory, *_),) = reactor.tcpClients
     assert (host, port) == ("192.0.2.1", 3478)
     made: Any = factory.buildProtocol(None)
-    made.makeConnection(StringTransport())  # type: ignore[no-untyped-call]
+    made.makeConnection(StringTransport())
     (connection,) = results
     assert isinstance(connection, TurnStream)
     assert reactor.getDelayedCalls() == []
