@@ -37,11 +37,11 @@ class Narration(Audience, StreamAudience, ReceptionAudience, Progress):
 
     def trying(self, uri: TurnUri) -> None:
         if not self._is_connected:
-            self._say(f"connecting: {uri}")
+            self._rarely(f"connecting {uri}", f"connecting: {uri}")  # datagrams and streams may go the same way
 
     def failed(self, uri: TurnUri, error: RelaydError) -> None:
         if not self._is_connected:
-            self._say(f"that does not work: {uri}: {error}")
+            self._rarely(f"failed {uri} {error}", f"that does not work: {uri}: {error}")
 
     def opened(self, local: TransportAddress, peer: TransportAddress) -> None:
         self._say(f"listening: {local}, for {peer}")

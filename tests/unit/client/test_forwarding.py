@@ -18,11 +18,13 @@ from relayd.client.mappings import MAX_WAITING
 from relayd.client.narration import INTERVAL, Narration
 from relayd.client.relayed import RelayedPort
 from relayd.client.succession import FIRST_PAUSE
+from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from tests.unit.client.test_lasting import FakeClient, FakeSession
 
 PEER = TransportAddress.parse("192.0.2.9", 53)
 OTHER_PEER = TransportAddress.parse("192.0.2.10", 53)
+URI = TurnUri.parse("turn:192.0.2.1")
 GONE = ServerUnavailable("gone")
 FORBIDDEN = RemoteError(403, "Forbidden")
 
@@ -378,6 +380,16 @@ def test_what_cannot_be_passed_on(party: Party) -> None:
         party.local.fault = fault
         session.owner.data_received(PEER, b"answer")
     assert (party.forwarding.sent, party.forwarding.received, party.forwarding.dropped) == (0, 0, 3)
+
+
+def test_ways_are_told_once(party: Party) -> None:
+    """Several allocations that try the same ways at the same time make but one line of each."""
+    lines: list[str] = []
+    narration = Narration(party.reactor, lines.append)
+    for _ in range(2):
+        narration.trying(URI)
+        narration.failed(URI, GONE)
+    assert lines == [f"connecting: {URI}", f"that does not work: {URI}: gone"]
 
 
 def test_nothing_is_said_too_often(party: Party) -> None:
