@@ -10,7 +10,7 @@ from twisted.web.resource import Resource
 from relayd.web.files import POLICY, StaticFile
 
 SHARED = ("relayd.js", "stun.js")  # what pages of other sites may use, too
-OWN = ("demo.css", "demo.js", "demo_plot.js", "round_trips.js", "favicon.svg")
+OWN = ("demo.css", "demo.js", "demo_plot.js", "round_trips.js", "svg.js", "favicon.svg")
 
 # Of an HTTP request, as far as a policy can name it, and nothing that ends a directive. IPv6 addresses it cannot name.
 _HOST = re.compile(rb"[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?")

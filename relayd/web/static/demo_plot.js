@@ -4,24 +4,17 @@
  * @license MIT
  */
 
+import {draw} from "./svg.js";
+
 /** Milliseconds that the plot spans. */
 export const SPAN = 60_000;
 
-const NAMESPACE = "http://www.w3.org/2000/svg";
 const [LEFT, RIGHT, TOP, BOTTOM] = [44, 8, 8, 22]; // pixels around the dots, for the labels
 const LOST_HEIGHT = 12; // pixels
 const GAP = 3; // times the usual distance of two dots, from which on no line joins them
 const STEPS = [1, 2, 4, 6, 8, 10]; // times a power of ten: tops of the scale that divide into halves
 
 /** @typedef {{at: number, time: number | null}} Result  Milliseconds; null: it was lost. */
-
-/** @param {string} tag @param {Record<string, string | number>} attributes @param {string} [text] */
-function draw(tag, attributes, text) {
-  const made = document.createElementNS(NAMESPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 
 /**
  * The least round number that is not below.

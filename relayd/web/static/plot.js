@@ -1,6 +1,7 @@
 // A plot of the last minutes in SVG: one value a second and curve, the newest at the right.
 
-const NAMESPACE = "http://www.w3.org/2000/svg";
+import { draw } from "./svg.js";
+
 const LEFT = 66, RIGHT = 8, TOP = 8, BOTTOM = 22; // pixels around the curves, for the labels
 const PREFIXES = ["", "k", "M", "G", "T", "P"];
 
@@ -27,13 +28,6 @@ export function ceiling(value) {
   return [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10].find((step) => step * power >= value * 0.9999) * power;
 }
 
-function draw(tag, style, attributes = {}) {
-  const made = document.createElementNS(NAMESPACE, tag);
-  if (style) made.setAttribute("class", style);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
-}
-
 export class Plot {
   /**
    * In `card`, behind its heading, which becomes the name of the picture. `format` is one of the functions above;
@@ -47,7 +41,7 @@ export class Plot {
     this.title = card.querySelector("h2").textContent;
     this.legend = document.createElement("p");
     this.legend.className = "legend";
-    this.svg = draw("svg", "", { role: "img" });
+    this.svg = draw("svg", { role: "img" });
     const box = document.createElement("div");
     box.className = "plot";
     box.append(this.svg);
@@ -83,32 +77,31 @@ export class Plot {
     const parts = [];
     for (let at = 0; at <= 4; at += 1) {
       const value = (top * at) / 4;
-      parts.push(draw("line", "grid", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }));
+      parts.push(draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }));
       if (at % 2 && height < 170) continue;
-      const label = draw("text", "axis left", { x: LEFT - 8, y: y(value) + 4 });
       const [number, unit] = this.format(value);
-      label.textContent = `${Number(number)} ${unit}`.trim(); // round numbers need no zeros behind the point
-      parts.push(label);
+      const text = `${Number(number)} ${unit}`.trim(); // round numbers need no zeros behind the point
+      parts.push(draw("text", { class: "axis left", x: LEFT - 8, y: y(value) + 4 }, text));
     }
     const minutes = Math.floor(this.seconds / 60);
     for (let ago = 0; ago <= minutes; ago += width < 600 ? 2 : 1) {
       const anchor = ago === 0 ? "end" : ago === minutes ? "start" : "middle";
-      const label = draw("text", "axis", { x: x(Math.min(60 * ago, this.seconds - 1)), y: height - 4, "text-anchor": anchor });
-      label.textContent = ago ? `−${ago} min` : "now";
-      parts.push(label);
+      const at = x(Math.min(60 * ago, this.seconds - 1));
+      const text = ago ? `−${ago} min` : "now";
+      parts.push(draw("text", { class: "axis", x: at, y: height - 4, "text-anchor": anchor }, text));
     }
     return parts;
   }
 
   curve({ style, values, factor = 1 }, x, y) {
-    const group = draw("g", style);
+    const group = draw("g", { class: style });
     const points = values.map((value, at) => `${x(values.length - 1 - at).toFixed(1)},${y(value * factor).toFixed(1)}`);
     if (points.length) {
       const [first, last] = [x(values.length - 1), x(0)].map((each) => each.toFixed(1));
       const floor = y(0).toFixed(1);
       group.append(
-        draw("polygon", "area", { points: `${first},${floor} ${points.join(" ")} ${last},${floor}` }),
-        draw("polyline", "curve", { points: points.join(" ") }),
+        draw("polygon", { class: "area", points: `${first},${floor} ${points.join(" ")} ${last},${floor}` }),
+        draw("polyline", { class: "curve", points: points.join(" ") }),
       );
     }
     return group;
@@ -117,10 +110,10 @@ export class Plot {
   cursor(height, x, y) {
     if (this.pointed === null) return [];
     const at = x(this.pointed);
-    const parts = [draw("line", "cursor", { x1: at, x2: at, y1: TOP, y2: height - BOTTOM })];
+    const parts = [draw("line", { class: "cursor", x1: at, x2: at, y1: TOP, y2: height - BOTTOM })];
     for (const { style, values, factor = 1 } of this.curves) {
       const value = values.at(-1 - this.pointed);
-      if (value !== undefined) parts.push(draw("circle", `${style} dot`, { cx: at, cy: y(value * factor), r: 4.5 }));
+      if (value !== undefined) parts.push(draw("circle", { class: `${style} dot`, cx: at, cy: y(value * factor), r: 4.5 }));
     }
     return parts;
   }

@@ -42,7 +42,7 @@ def test_strangers_are_told_why_not(path: str, client: Any) -> None:
 def test_what_is_for_everybody() -> None:
     """`/healthz` is, and what the page is made of; WebSockets open for strangers at `/` and `/turn`."""
     site = Site()
-    for path in ("/healthz", "/status.js", "/plot.js", "/status.css", "/favicon.svg"):
+    for path in ("/healthz", "/status.js", "/plot.js", "/svg.js", "/status.css", "/favicon.svg"):
         assert site.ask(path, client=STRANGER).status == 200
     site.bench.open(peer=STRANGER)
 
