@@ -13,6 +13,7 @@ from typing import NamedTuple
 from relayd.errors import DecodeError
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
+_IPV6_LOOPBACK = bytes(15) + b"\x01"
 _ZONE_NUMBER = re.compile(r"[0-9]{1,9}")  # an interface index: always fits 32 bits
 
 
@@ -80,6 +81,11 @@ class TransportAddress(NamedTuple):
         if len(self.ip) == 4:
             return ".".join(map(str, self.ip))  # each log line has four of these
         return str(ipaddress.IPv6Address(self.ip))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can be meant: 127.0.0.0/8 and ::1."""
+        return self.ip[0] == 127 if len(self.ip) == 4 else self.ip == _IPV6_LOOPBACK
 
     def with_port(self, port: int) -> TransportAddress:
         return TransportAddress(self.ip, port, self.scope)

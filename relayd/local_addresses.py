@@ -38,7 +38,7 @@ def is_link_local(address: TransportAddress) -> bool:
 def _nearness(address: TransportAddress) -> int:
     if is_link_local(address):
         return 2
-    return 1 if ipaddress.ip_address(address.ip).is_loopback else 0
+    return 1 if address.is_loopback else 0
 
 
 def default_source(family: Family) -> TransportAddress | None:

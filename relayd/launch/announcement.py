@@ -12,7 +12,7 @@ from relayd.address import AppConnection, Family, TransportAddress
 from relayd.config import LOOPBACK, RelayAddress
 from relayd.interfaces import IListener
 from relayd.launch.defaults import OneUser
-from relayd.turn.peer_rules import Network
+from relayd.turn.peer_rules import Network, is_in
 
 # URI scheme and transport by app_connection (RFC 7065). DTLS is TLS over UDP there.
 _URIS = {
@@ -113,7 +113,7 @@ def demo_urls(listeners: Iterable[IListener], relays: Sequence[RelayAddress], us
         f"{scheme}://{address}/demo#{fragment}"
         for scheme, address in _sites(listeners, relays, LOOPBACK)
         # Its keys need WebCrypto, which browsers give to no other page without TLS.
-        if scheme == "https" or _is_in(address, LOOPBACK)
+        if scheme == "https" or address.is_loopback
     ]
 
 
@@ -126,7 +126,7 @@ def _sites(
             continue
         scheme = "https" if AppConnection(listener.app_connection) in _SECURE else "http"
         here = [_from_here(address) for address in listener.addresses]
-        address = next((each for each in here if _is_in(each, preferred)), _reachable(listener.addresses, relays))
+        address = next((each for each in here if is_in(each, preferred)), _reachable(listener.addresses, relays))
         if address is not None:
             yield scheme, address
 
@@ -149,11 +149,6 @@ def hints_about_nat(relays: Iterable[RelayAddress]) -> list[str]:
 def _is_private(address: TransportAddress) -> bool:
     ip = ipaddress.ip_address(address.ip)
     return ip.is_private and not ip.is_loopback and not ip.is_unspecified
-
-
-def _is_in(address: TransportAddress, networks: Iterable[Network]) -> bool:
-    ip = ipaddress.ip_address(address.ip)
-    return any(ip in network for network in networks)
 
 
 def _from_here(address: TransportAddress) -> TransportAddress:

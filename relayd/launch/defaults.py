@@ -69,11 +69,7 @@ def is_confined_to_loopback(interfaces: Sequence[TransportAddress | None], relay
     Both are asked: a web proxy in front makes a loopback listener public, and then relays from a public address.
     """
     hosts = [*interfaces, *(host for relay in relays for host in (relay.bound, relay.advertised))]
-    return all(host is not None and is_loopback(host) for host in hosts)
-
-
-def is_loopback(address: TransportAddress) -> bool:
-    return address.ip[:1] == b"\x7f" if address.family is Family.IPV4 else address.ip == bytes(15) + b"\x01"
+    return all(host is not None and host.is_loopback for host in hosts)
 
 
 class OneUser:

@@ -6,7 +6,6 @@ any size into files. Here the listener sweeps, nobody logs, and bodies are read 
 
 from __future__ import annotations
 
-import ipaddress
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Protocol
@@ -81,7 +80,7 @@ class WebRequest(Request):
         """
         told = None if self.forwarded is None else self.forwarded.client
         if told is not None:
-            return None if ipaddress.ip_address(told.ip).is_loopback else told
+            return None if told.is_loopback else told
         headers = self.requestHeaders
         if self.clientproto == b"HTTP/1.0" or any(headers.hasHeader(name) for name in FORWARDING):
             return None

@@ -6,7 +6,6 @@ to write in one turn of the reactor.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
 from relayd.listeners.proxied import ProxiedFactory
 from relayd.listeners.told_addresses import ToldAddresses, local_address
+from relayd.turn.peer_rules import is_in
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
@@ -144,10 +144,7 @@ class StreamListener(ServerFactory):
 
     def trusts(self, proxy: TransportAddress | None) -> bool:
         """Whether a proxy may say who its clients are. None is a Unix socket: its permissions say who may use it."""
-        if proxy is None:
-            return True
-        address = ipaddress.ip_address(proxy.ip)
-        return any(address in network for network in self.settings.trusted_proxies)
+        return proxy is None or is_in(proxy, self.settings.trusted_proxies)
 
     def warn_once(self, topic: str, text: str) -> None:
         """Tell the operator of what may be a mistake of theirs, once for each topic: strangers can bring it about."""

@@ -93,6 +93,12 @@ def parse_cidr(text: str) -> Network:
     return network
 
 
+def is_in(address: TransportAddress, networks: Iterable[Network]) -> bool:
+    """Whether one of the networks has that address, as it is. For short lists: `PeerRules` has the long one."""
+    ip = ipaddress.ip_address(address.ip)
+    return any(ip in network for network in networks)
+
+
 class _Ranges:
     """Networks of both families, for one membership test in logarithmic time."""
 

@@ -8,7 +8,6 @@ the browser on this host reads ours for it: then the Host header has that name.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -16,8 +15,7 @@ from typing import Any
 
 from twisted.web.resource import Resource
 
-from relayd.config import LOOPBACK
-from relayd.turn.peer_rules import Network
+from relayd.turn.peer_rules import Network, is_in
 from relayd.web.texts import NOT_FOUND, answer, refuse_method
 
 _LOCAL_NAMES = re.compile(r"(localhost|[a-z0-9-]+\.localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.ASCII)
@@ -59,14 +57,9 @@ class ForOperator(Resource):
         client = request.client_address
         if client is None:
             return _UNKNOWN
-        address = ipaddress.ip_address(client.ip)
-        if not _is_in(address, self._networks):
+        if not is_in(client, self._networks):
             return _STRANGER.format(host=client.host)
         hosts = request.requestHeaders.getRawHeaders("host") or [""]
-        if _is_in(address, LOOPBACK) and not (len(hosts) == 1 and _LOCAL_NAMES.fullmatch(hosts[0].strip().lower())):
+        if client.is_loopback and not (len(hosts) == 1 and _LOCAL_NAMES.fullmatch(hosts[0].strip().lower())):
             return _OTHER_NAME
         return None
-
-
-def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Sequence[Network]) -> bool:
-    return any(address in network for network in networks)

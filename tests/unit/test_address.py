@@ -97,3 +97,22 @@ def test_kinds_of_connection() -> None:
     """Datagrams are retransmitted and streams are padded; WebSockets are neither."""
     assert [kind.value for kind in AppConnection if kind.is_datagram] == ["udp", "dtls", "dc"]
     assert [kind.value for kind in AppConnection if kind.is_stream] == ["tcp", "tls"]
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.255.255.255", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("128.0.0.1", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::2", False),
+        ("fe80::1", False),
+    ],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    """The addresses that never leave this host, in both families."""
+    assert TransportAddress.parse(host, 1).is_loopback is loopback
