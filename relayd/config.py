@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from relayd.address import Family, TransportAddress
+from relayd.certificates import Certificates
 from relayd.errors import ConfigurationError, DecodeError
 from relayd.stun.text import opaque_string
 from relayd.turn.peer_rules import Network, parse_cidr
@@ -49,6 +50,7 @@ class RelaySettings:
     peer_ca: Path | None = None  # whom to trust about who peers are, in PEM; None: whom the system trusts
     peer_certificate: Path | None = None  # shown to peers that connect with TLS, in PEM, with its chain; and its key
     peer_key: Path | None = None
+    certificates: Certificates = field(default_factory=Certificates, compare=False)  # which reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class ListenerSettings:
     web_origins: tuple[str, ...] = ()  # of pages that may open a WebSocket here, beside our own; "*": of any page
     status_from: tuple[Network, ...] = LOOPBACK  # who may read the pages for the operator
     status: Any = None  # the `relayd.interfaces.IRelayStatus` that those pages show; None: there are none
+    certificates: Certificates = field(default_factory=Certificates, compare=False)  # reads what is shown to clients
 
 
 @dataclass(frozen=True, slots=True)

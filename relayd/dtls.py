@@ -150,10 +150,18 @@ class DtlsServer:
     """Tells clients that can be reached at their address from those that claim it (RFC 6347 section 4.2.1)."""
 
     def __init__(self, context: DtlsContext, entropy: Entropy) -> None:
-        self._context = context.context
         self._secret = entropy(32)
         self._client = b""
         self._period = 0
+        self._use(context.context)
+
+    def show(self, context: DtlsContext) -> None:
+        """From the next hello on use this one. Sessions that last keep theirs, and cookies that are out stay good."""
+        if context.context is not self._context:
+            self._use(context.context)
+
+    def _use(self, context: SSL.Context) -> None:
+        self._context = context
         self._context.set_cookie_generate_callback(lambda _: self._cookie(self._period))
         self._context.set_cookie_verify_callback(lambda _, cookie: self._verify(cookie))
         self._listening = self._listen()

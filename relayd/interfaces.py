@@ -419,6 +419,7 @@ class IRelayStatus(Interface):
     started: float = Attribute("Seconds since 1970.")
     listeners: Any = Attribute("The `IListener`s that are open.")
     relay_addresses: Any = Attribute("The `relayd.config.RelayAddress`es that are relayed from.")
+    certificates: Any = Attribute("The `relayd.certificates.Certificates` of this relay.")
     statistics: Any = Attribute("The `relayd.observers.statistics.Statistics` of this relay.")
 
     def seconds() -> float:

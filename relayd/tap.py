@@ -23,7 +23,7 @@ from relayd.interfaces import (
     IPeerTransportFactory,
     IPolicyFactory,
 )
-from relayd.launch.daemon import complaint, end_on_hangup
+from relayd.launch.daemon import complaint, end_on_hangup, look_on_signal
 from relayd.launch.plugins import all_plugins, describe_plugins
 from relayd.launch.wiring import build_daemon
 
@@ -214,9 +214,11 @@ def makeService(options: Options) -> IService:
 
     end_on_hangup(reactor)
     try:
-        return build_daemon(options.settings, options.checkers, reactor, _is_daemon(options))
+        daemon = build_daemon(options.settings, options.checkers, reactor, _is_daemon(options))
     except ConfigurationError as why:
         raise SystemExit(complaint(str(why))) from None
+    look_on_signal(reactor, daemon.certificates)
+    return daemon
 
 
 def _is_daemon(options: Options) -> bool:

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relayd.certificates import Certificates
 from relayd.config import ListenerSettings
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IDataPlane, IListener, IListenerFactory, IPeerTransport
@@ -101,6 +102,7 @@ class RelayDaemon(Service):
         self.relay_service = relay_service
         self.data_plane = data_plane
         self.listeners: list[IListener] = []
+        self.certificates = listener_settings.certificates
         self._reactor = reactor
         self._ways_in = ways_in
         self._peer_transports = peer_transports
@@ -127,10 +129,16 @@ class RelayDaemon(Service):
                 raise StartFailed(1)
         self._starting = False
 
+    def startService(self) -> None:
+        """Begin to look for renewed certificates: here, because it is told at once if only root could read them."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self.certificates.start(self._reactor)
+
     def stopService(self) -> Deferred[None]:
         """Close everything. Fires when no socket and no delayed call is left."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._stopped = True
+        self.certificates.stop()
         # Before the listeners, so that allocations end because of the shutdown and not because their connection closed.
         self.relay_service.close()
         closing = DeferredList(
@@ -199,6 +207,11 @@ def end_on_hangup(reactor: Any) -> None:
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, reactor.sigTerm)
+
+
+def look_on_signal(reactor: Any, certificates: Certificates) -> None:
+    """Have SIGUSR2 take renewed certificates at once. Hooks send it to coturn for that; SIGHUP is taken."""
+    signal.signal(signal.SIGUSR2, lambda number, frame: reactor.callFromThread(certificates.look))
 
 
 def raise_descriptor_limit() -> None:

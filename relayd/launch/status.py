@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from relayd import __version__
+from relayd.certificates import Certificates
 from relayd.config import RelayAddress
 from relayd.interfaces import IListener, IRelayStatus
 from relayd.observers.statistics import Statistics
@@ -19,10 +20,17 @@ class RelayStatus:
 
     version = __version__
 
-    def __init__(self, clock: IReactorTime, data_plane: str, relay_addresses: Sequence[RelayAddress]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        data_plane: str,
+        relay_addresses: Sequence[RelayAddress],
+        certificates: Certificates,
+    ) -> None:
         self.data_plane = data_plane
         self.relay_addresses = relay_addresses
         self.listeners: Sequence[IListener] = ()
+        self.certificates = certificates
         self.statistics = Statistics(clock)
         self._clock = clock
         self.started = clock.seconds()

@@ -13,6 +13,7 @@ from twisted.cred.checkers import ICredentialsChecker
 
 from relayd.address import AppConnection, Family, TransportAddress
 from relayd.auth.realm import Authenticator
+from relayd.certificates import Certificates
 from relayd.config import LOOPBACK, ListenerSettings, RelayAddress, RelaySettings, Settings
 from relayd.dataplane.hairpin import Hairpin
 from relayd.errors import CannotRelay, ConfigurationError
@@ -85,7 +86,8 @@ def build_daemon(
     one_user = None if checkers else make_one_user()
     plane_factory = choose_data_plane(settings.data_plane)
     guard = PeerGuard(LOOPBACK if on_loopback else settings.allow_peer, settings.deny_peer)
-    status = RelayStatus(reactor, plane_factory.name, relays)
+    certificates = Certificates()
+    status = RelayStatus(reactor, plane_factory.name, relays, certificates)
     opening = _Opening(relays, plane_factory.name, guard, on_loopback, one_user, status, settings.status_from)
     policies = make_policies(settings.policy, reactor)
     observers = [*make_observers(settings, reactor, is_daemon), status.statistics]
@@ -93,7 +95,12 @@ def build_daemon(
     data_plane = plane_factory.make(reactor)
     try:
         relaying = RelaySettings(
-            relays, *settings.relay_ports, settings.peer_ca, settings.peer_certificate, settings.peer_key
+            relays,
+            *settings.relay_ports,
+            settings.peer_ca,
+            settings.peer_certificate,
+            settings.peer_key,
+            certificates,
         )
         transports = make_peer_transports(reactor, data_plane, relaying)
     except ConfigurationError as why:
@@ -130,6 +137,7 @@ def build_daemon(
             web_origins=settings.web_origin,
             status_from=settings.status_from,
             status=status,
+            certificates=certificates,
         ),
         opening.opened,
         Console(sys.stdout, sys.stderr),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from pathlib import Path as FilePath
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -18,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from relayd.address import AppConnection, Path, TransportAddress
+from relayd.certificates import Current
 from relayd.config import ListenerSettings
 from relayd.core import Entropy
 from relayd.dtls import (
@@ -35,7 +35,7 @@ from relayd.errors import ConfigurationError
 from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService
 from relayd.listeners.admission import Admission, Handshakes, source_of
 from relayd.listeners.client_ports import ClientPorts, Hosts
-from relayd.listeners.endpoint import Endpoint, cannot_listen
+from relayd.listeners.endpoint import Endpoint, cannot_listen, tls_files
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.stream import SWEEP_INTERVAL
 from relayd.local_addresses import local_addresses
@@ -131,7 +131,7 @@ class DtlsListener:
 
     def __init__(
         self,
-        context: DtlsContext,
+        context: Current[DtlsContext],
         clock: Any,
         service: IRelayService,
         settings: ListenerSettings,
@@ -144,7 +144,8 @@ class DtlsListener:
         self.admission = Admission(settings)
         # As many as may last that long, so this refuses nobody who goes on with what he begins.
         self._begun = Handshakes(settings.max_connections_per_source, settings.first_message_timeout)
-        self._server = DtlsServer(context, entropy)
+        self._context = context
+        self._server = DtlsServer(context.value, entropy)
         self._ports = ClientPorts(self.app_connection, self, hosts)
         self._clients: dict[Path, DtlsClient] = {}
         # Handshakes under way, of new clients and of those that start again.
@@ -221,6 +222,7 @@ class DtlsListener:
         source = source_of(client.path.client)
         if not self._begun.has_room(source, now):
             return
+        self._server.show(self._context.value)
         answer = self._server.receive(repr(client.path.client).encode(), data, now)
         if isinstance(answer, Transmit):
             client.send(answer.datagram)
@@ -278,18 +280,15 @@ def open_dtls(
     """
     endpoint = Endpoint(description, ARGUMENTS)
     address = endpoint.address()
-    key = endpoint.options.get("privateKey", "server.pem")
-    certificate = endpoint.options.get("certKey", key)
-    chain = endpoint.options.get("extraCertChain")
+    files = tls_files(endpoint.options)
     try:
-        certificates = FilePath(certificate).read_bytes()
-        if chain is not None:
-            certificates += b"\n" + FilePath(chain).read_bytes()
-        context = DtlsContext(certificates, FilePath(key).read_bytes())
+        context = settings.certificates.pair(
+            files.certificate, files.key, lambda pair: DtlsContext(pair.certificates_pem, pair.key_pem), files.chain
+        )
         listener = DtlsListener(context, clock, service, settings, hosts=hosts)
         listener.open(address, data_plane)
     except ConfigurationError as error:
-        raise endpoint.error(f"privateKey={key} and certKey={certificate}: {error}") from error
+        raise endpoint.error(str(error)) from error
     except OSError as error:
         raise cannot_listen(description, error) from error
     return listener

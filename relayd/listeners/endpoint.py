@@ -7,9 +7,11 @@ The grammar of `udp:` and `dtls:` is that of Twisted's endpoint strings: argumen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE
+from pathlib import Path
+from typing import NamedTuple
 
 from OpenSSL.crypto import Error as CryptoError
 from twisted.internet.error import CannotListenError, VerifyError
@@ -94,6 +96,21 @@ def split_arguments(description: str) -> tuple[list[str], dict[str, str]]:
         if name is not None and options.setdefault(name, value) is not value:
             raise ConfigurationError(f"{description}: {name}= is given twice: give it once")
     return [value for name, value in fields if name is None], options
+
+
+class TlsFiles(NamedTuple):
+    """The files of an endpoint with (D)TLS; `key` and `certificate` may be one."""
+
+    key: Path
+    certificate: Path
+    chain: Path | None
+
+
+def tls_files(options: Mapping[str, str]) -> TlsFiles:
+    """From the arguments of an endpoint by key, with the defaults of Twisted's `ssl:`."""
+    key = options.get("privateKey", "server.pem")
+    chain = options.get("extraCertChain")
+    return TlsFiles(Path(key), Path(options.get("certKey", key)), None if chain is None else Path(chain))
 
 
 def cannot_listen(description: str, error: BaseException) -> ConfigurationError:

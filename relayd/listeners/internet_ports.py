@@ -1,5 +1,5 @@
-"""What Twisted's `tcp:` and `ssl:` endpoints lack: `::` that leaves IPv4 alone, whole certificate chains, and a PROXY
-header ahead of TLS.
+"""What Twisted's `tcp:` and `ssl:` endpoints lack: `::` that leaves IPv4 alone, whole certificate chains, certificates
+that are renewed, and a PROXY header ahead of TLS.
 """
 
 from __future__ import annotations
@@ -7,15 +7,17 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from cryptography.x509 import load_pem_x509_certificates
-from OpenSSL.crypto import X509
-from twisted.internet.interfaces import IListeningPort
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.filepath import FilePath
+from OpenSSL import SSL
+from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import CertificateOptions, DiffieHellmanParameters
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import implementer
 
+from relayd.certificates import Certificates, Current
 from relayd.errors import ConfigurationError
-from relayd.listeners.endpoint import split_arguments
+from relayd.listeners.endpoint import split_arguments, tls_files
 from relayd.listeners.proxied import Judge, ProxiedFactory
+from relayd.pem import Pair, server_options
 
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 
@@ -26,17 +28,18 @@ class InternetPorts:
     The system would take IPv4 too for `interface=\\:\\:`, and then refuse the same port to a listener on IPv4.
 
     Of `certKey=` Twisted reads the first certificate only. Certification authorities hand out files with the
-    intermediate ones behind it, without which clients do not trust it: they are sent too, unless `extraCertChain=`
-    names others.
+    intermediate ones behind it, without which clients do not trust it: they are sent too. And Twisted reads the files
+    once: they are read here, and again when they change.
 
     Behind a proxy the PROXY header is expected where proxies send it, ahead of TLS. Twisted's own `haproxy:ssl:` looks
     for it among what was encrypted, and hides our ALPN protocols from its TLS.
     """
 
-    def __init__(self, reactor: Any, description: str, judge: Judge | None) -> None:
+    def __init__(self, reactor: Any, description: str, certificates: Certificates, judge: Judge | None) -> None:
         """`description` begins with `tcp:` or `ssl:`. `judge` knows the proxies; None: there are none."""
         self._reactor = reactor
         self._description = description
+        self._certificates = certificates
         self._judge = judge
 
     def listenTCP(  # noqa: N802
@@ -62,20 +65,32 @@ class InternetPorts:
         self, port: int, factory: Any, contextFactory: Any, backlog: int, interface: str
     ) -> IListeningPort:
         """What an `ssl:` endpoint calls, with a `StreamListener`. Raises as `listenTCP`, and ConfigurationError."""
-        if not contextFactory.extraCertChain:
-            contextFactory.extraCertChain = intermediates(self._description)
-        tls = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
+        tls = TLSMemoryBIOFactory(self._renewed(contextFactory.dhParameters), False, factory, self._reactor)
         tls.noisy = False
         return self.listenTCP(port, factory.over_tls(tls), backlog, interface)
 
+    def _renewed(self, dh_parameters: DiffieHellmanParameters | None) -> RenewedOptions:
+        positional, options = split_arguments(self._description)
+        files = tls_files({**dict(zip(_POSITIONAL, positional, strict=False)), **options})
 
-def intermediates(description: str) -> list[X509]:
-    """All but the first certificate in the file of an `ssl:` endpoint. Raises ConfigurationError, and OSError."""
-    positional, options = split_arguments(description)
-    given = {**dict(zip(_POSITIONAL, positional, strict=False)), **options}
-    path = given.get("certKey", given.get("privateKey", "server.pem"))
-    try:
-        certificates = load_pem_x509_certificates(FilePath(path).getContent())
-    except ValueError:
-        raise ConfigurationError(f"{description}: certKey={path}: not all certificates in it can be read") from None
-    return [X509.from_cryptography(certificate) for certificate in certificates[1:]]
+        def make(pair: Pair) -> CertificateOptions:
+            return server_options(pair, dh_parameters)
+
+        try:
+            return RenewedOptions(self._certificates.pair(files.certificate, files.key, make, files.chain))
+        except ConfigurationError as why:
+            raise ConfigurationError(f"{self._description}: {why}") from why
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class RenewedOptions:
+    """The options of TLS as they are at each handshake."""
+
+    def __init__(self, current: Current[CertificateOptions]) -> None:
+        self._current = current
+
+    def serverConnectionForTLS(  # noqa: N802
+        self, protocol: TLSMemoryBIOProtocol
+    ) -> SSL.Connection:
+        """See `IOpenSSLServerConnectionCreator`."""
+        return self._current.value.serverConnectionForTLS(protocol)

@@ -196,7 +196,8 @@ def open_stream(listener: Listener, description: str, reactor: Any) -> Deferred[
         _refuse_old_tls(description)
         endpoint: Any  # untyped, like the endpoint plugins
         unproxied = description.removeprefix(_PROXIED)
-        ports = InternetPorts(reactor, unproxied, listener if listener.behind_proxy else None)
+        judge = listener if listener.behind_proxy else None
+        ports = InternetPorts(reactor, unproxied, listener.settings.certificates, judge)
         if unproxied.startswith(("ssl:", "tcp:")):
             endpoint = serverFromString(ports, unproxied)
             above: Any = listener

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
-from OpenSSL.crypto import FILETYPE_PEM, X509
-from OpenSSL.crypto import Error as CryptoError
+from OpenSSL.crypto import X509
 from service_identity import CertificateError, VerificationError
-from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    KeyPair,
-    PrivateCertificate,
     optionsForClientTLS,
     platformTrust,
     trustRootFromCertificates,
@@ -28,10 +23,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.address import TransportAddress
+from relayd.certificates import Current
 from relayd.config import RelaySettings
 from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable, RelaydError
 from relayd.interfaces import ITcpRelayReceiver
 from relayd.peers.connection import PeerConnection, RelayedAddress
+from relayd.pem import Authorities, server_options
 from relayd.turn.outputs import PeerTls
 
 HANDSHAKE_TIMEOUT = 8.0  # seconds: with the 30 for TCP, a client hears within the 39.5 that it waits
@@ -41,18 +38,28 @@ class PeerTlsOptions:
     """What TLS with peers takes of the configuration. Raises ConfigurationError."""
 
     def __init__(self, settings: RelaySettings) -> None:
-        self._trust = platformTrust() if settings.peer_ca is None else _trust_in(settings.peer_ca)
-        self.server: CertificateOptions | None = None
-        if settings.peer_certificate is not None and settings.peer_key is not None:
-            self.server = _certificate(settings.peer_certificate, settings.peer_key)
-        elif settings.peer_certificate is not None or settings.peer_key is not None:
+        ca, certificate, key = settings.peer_ca, settings.peer_certificate, settings.peer_key
+        self._trust = Current(platformTrust())
+        self._server: Current[CertificateOptions] | None = None
+        if ca is not None:
+            with _named(f"--peer-ca {ca}"):
+                self._trust = settings.certificates.authorities(ca, _trust_in)
+        if certificate is not None and key is not None:
+            with _named(f"--peer-certificate {certificate}, --peer-key {key}"):
+                self._server = settings.certificates.pair(certificate, key, server_options)
+        elif certificate is not None or key is not None:
             raise ConfigurationError("--peer-certificate and --peer-key belong together: give both")
+
+    @property
+    def server(self) -> CertificateOptions | None:
+        """For a handshake with a peer that connects; None where there is no certificate to show."""
+        return None if self._server is None else self._server.value
 
     def client(self, tls: PeerTls) -> Any:
         """Raises PeerNotAuthenticated for a name that no certificate can be for."""
         try:
             return optionsForClientTLS(
-                tls.server_name, trustRoot=self._trust, acceptableProtocols=list(tls.protocols) or None
+                tls.server_name, trustRoot=self._trust.value, acceptableProtocols=list(tls.protocols) or None
             )
         except (ValueError, UnicodeError):
             raise PeerNotAuthenticated(f"{tls.server_name!r}: no certificate can be for such a name") from None
@@ -143,31 +150,13 @@ def _words(error: SSL.Error) -> str:
     return ", ".join(str(each[-1]) for each in said) or "the TLS connection ended"
 
 
-def _trust_in(path: Path) -> Any:
-    try:
-        certificates = load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"--peer-ca {path}: {error.strerror}; check the path and its permissions") from error
-    except ValueError:
-        raise ConfigurationError(f"--peer-ca {path}: no file of certificates in PEM format") from None
-    return trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in certificates])
+def _trust_in(authorities: Authorities) -> Any:
+    return trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in authorities.certificates])
 
 
-def _certificate(certificate: Path, key: Path) -> CertificateOptions:
+@contextmanager
+def _named(option: str) -> Iterator[None]:
     try:
-        chain = load_pem_x509_certificates(certificate.read_bytes())
-        pair = KeyPair.load(key.read_bytes(), FILETYPE_PEM)
-        own = PrivateCertificate.fromCertificateAndKeyPair(Certificate(X509.from_cryptography(chain[0])), pair)
-    except OSError as error:
-        raise ConfigurationError(f"{error.filename}: {error.strerror}; check the path and its permissions") from error
-    except (ValueError, CryptoError):
-        raise ConfigurationError(
-            f"--peer-certificate {certificate}, --peer-key {key}: not both are files in PEM format"
-        ) from None
-    except VerifyError:
-        raise ConfigurationError(f"--peer-key {key} does not belong to --peer-certificate {certificate}") from None
-    return CertificateOptions(
-        privateKey=own.privateKey.original,
-        certificate=own.original,
-        extraCertChain=[X509.from_cryptography(each) for each in chain[1:]],
-    )
+        yield
+    except ConfigurationError as why:
+        raise ConfigurationError(f"{option}: {why}") from why

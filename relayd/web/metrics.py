@@ -41,6 +41,14 @@ class RelayCollector(Collector):
         for reason in Refusal:
             refused.add_metric([str(CODES.get(reason, reason)), reason.value], statistics.refused[reason])
         yield refused
+        expiries = GaugeMetricFamily(
+            "relayd_certificate_expiry_timestamp_seconds",
+            "When a certificate that the relay shows expires, since 1970.",
+            labels=["file"],
+        )
+        for path, expires in status.certificates.expiries().items():
+            expiries.add_metric([str(path)], expires)
+        yield expiries
 
 
 def _allocations(statistics: Statistics) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import wire
-from tests.support.certificate import make_certificate
+from tests.support.certificate import make_certificate, replace_certificate
 from tests.support.ports import LOOPBACK, free_ports, is_free
 from tests.support.process import Process
 from tests.support.servers import ROOT, START_PATIENCE, relayd_command
@@ -118,6 +119,26 @@ def test_signal_ends_it_cleanly(relay: Relay, how: signal.Signals) -> None:
     assert "secret-word" not in process.output
     assert is_free(port)
     assert is_free(relayed[1], LOOPBACK[:1])
+
+
+def test_signal_takes_a_renewed_certificate(relay: Relay, tmp_path: Path) -> None:
+    """SIGUSR2 ends nothing: what was renewed is shown from then on, and whoever was connected stays."""
+    files = make_certificate(tmp_path)
+    port = free_ports()
+    keys = f"privateKey={files.key}:certKey={files.certificate}"
+    process = relay.start(f"--listen=turn=ssl:{port}:interface=127.0.0.1:{keys}", "--auth=memory:alice:pw")
+
+    def connect(certificate: Path) -> ssl.SSLSocket:
+        connected = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        return ssl.create_default_context(cafile=str(certificate)).wrap_socket(connected, server_hostname="localhost")
+
+    with connect(files.certificate) as before:
+        replace_certificate(files, tmp_path / "next")
+        os.kill(process.pid, signal.SIGUSR2)
+        assert process.wait_until(lambda: ": renewed: CN=localhost, " in process.output, PATIENCE), process.output
+        connect(files.certificate).close()
+        before.sendall(wire.encode(wire.BINDING, wire.REQUEST, [], transaction=os.urandom(12)))
+        assert before.recv(2) == b"\x01\x01"
 
 
 def test_json_log(relay: Relay) -> None:

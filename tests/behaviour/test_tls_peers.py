@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from relayd.address import TransportAddress
+from relayd.certificates import Certificates
 from relayd.config import RelayAddress, RelaySettings
 from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable
 from relayd.peers.tcp import TcpPeers, TcpPeersFactory
@@ -87,6 +89,11 @@ class Authority:
         return path
 
 
+def copy(files: tuple[Path, ...], onto: tuple[Path, ...]) -> None:
+    for source, target in zip(files, onto, strict=True):
+        target.write_bytes(source.read_bytes())
+
+
 class TlsPeersTest(PeersCase):
     """The relay trusts one authority, and has a certificate from it."""
 
@@ -96,8 +103,16 @@ class TlsPeersTest(PeersCase):
         self.authority = Authority(Path(directory.name), "authority")
         self.other_authority = Authority(Path(directory.name), "other-authority")
         certificate, key = self.authority.issue("relay.example")
+        self.own = (certificate, key)
+        self.certificates = Certificates()
         settings = RelaySettings(
-            (RelayAddress(LOOPBACK4, LOOPBACK4),), lowest, highest, self.authority.file, certificate, key
+            (RelayAddress(LOOPBACK4, LOOPBACK4),),
+            lowest,
+            highest,
+            self.authority.file,
+            certificate,
+            key,
+            self.certificates,
         )
         return TcpPeersFactory().make(reactor, NO_PLANE, settings)
 
@@ -295,6 +310,30 @@ class TlsPeersTest(PeersCase):
             with pytest.raises(PeerUnreachable):
                 await pending
             assert await deferToThread(lambda: ended(silent))
+
+    async def test_renewed_files(self) -> None:
+        """Whom to believe, and what is shown to peers, follows the files, for connections that are yet to come."""
+        relay = await self.open()
+        relay.accepts_tls = True
+        files = self.other_authority.issue("relay.example"), self.other_authority.issue("peer.example")
+
+        def call(trusted: Path) -> str:
+            context = ssl.create_default_context(cafile=str(trusted))
+            connected = socket.create_connection((relay.address.host, relay.address.port), PATIENCE)
+            with context.wrap_socket(connected, server_hostname="relay.example") as wrapped:
+                return str(wrapped.version())
+
+        assert await deferToThread(call, self.authority.file)
+        copy((*files[0], self.other_authority.file), (*self.own, self.authority.file))
+        clock = Clock()
+        self.certificates.start(clock)
+        self.certificates.stop()
+        assert await deferToThread(call, self.other_authority.file)
+        address, talked = self.serve(files[1], lambda wrapped: wrapped.recv(1))
+        connection = await relay.connect(address, PeerTls("peer.example"))
+        connection.join(cast(Any, End()))
+        connection.write(b"x")
+        assert await talked == b"x"
 
     async def test_configuration_that_does_not_work(self) -> None:
         """One line that names the option and the file."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
 import hashlib
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +26,12 @@ class Certificate:
     spki_sha256: str  # base64
 
 
-def make_certificate(directory: Path) -> Certificate:
-    """Write `certificate.pem` and `key.pem` into `directory`: P-256, for localhost and its addresses, for a day."""
+HOUR = datetime.timedelta(hours=1)
+DAY = datetime.timedelta(days=1)
+
+
+def make_certificate(directory: Path, lasts: datetime.timedelta = DAY) -> Certificate:
+    """Write `certificate.pem` and `key.pem` into `directory`: P-256, for localhost and its addresses, since an hour."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -37,8 +43,8 @@ def make_certificate(directory: Path) -> Certificate:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - HOUR)
+        .not_valid_after(now + lasts)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
@@ -55,3 +61,16 @@ def make_certificate(directory: Path) -> Certificate:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return made
+
+
+def replace_certificate(old: Certificate, directory: Path) -> Certificate:
+    """Put another one into its files, as renewal does; `directory`, on the same file system, is for making it."""
+    directory.mkdir(exist_ok=True)
+    made = make_certificate(directory)
+    os.replace(made.certificate, old.certificate)
+    os.replace(made.key, old.key)
+    return dataclasses.replace(made, certificate=old.certificate, key=old.key)
+
+
+def serial_number(certificate: Certificate) -> int:
+    return x509.load_pem_x509_certificate(certificate.certificate.read_bytes()).serial_number

@@ -137,7 +137,7 @@ class House:
 
     def start(self) -> None:
         self.daemon.privilegedStartService()
-        self.daemon.startService()  # type: ignore[no-untyped-call]
+        self.daemon.startService()
         self._addresses = {
             way: listener.addresses[0] for way, listener in zip(self._ways, self.daemon.listeners, strict=True)
         }
@@ -162,6 +162,10 @@ class House:
     @property
     def end_reasons(self) -> list[str]:
         return [event.reason.value for event in self.recorder.of(AllocationEnded)]
+
+    def pending(self) -> list[IDelayedCall]:
+        """The delayed calls that somebody caused: without the next look at the certificates, which is always due."""
+        return [call for call in self.reactor.pending() if call is not self.daemon.certificates._call]
 
     def sessions(self) -> int:
         """How many allocations there are."""

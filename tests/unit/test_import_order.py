@@ -21,7 +21,20 @@ FLOORS: list[list[tuple[str, ...]]] = [
     [("service",)],
     [("dataplane",)],
     [("auth",), ("policies",), ("observers",)],
-    [("config", "configfile", "accept_log", "local_addresses", "pump", "stream_end", "valve", "websocket_frames")],
+    [
+        (
+            "config",
+            "configfile",
+            "certificates",
+            "pem",
+            "accept_log",
+            "local_addresses",
+            "pump",
+            "stream_end",
+            "valve",
+            "websocket_frames",
+        )
+    ],
     [("interfaces",)],
     # From here on: no Twisted, no zope, no sockets, no clock, no source of entropy.
     [("datachannel",)],

@@ -45,9 +45,13 @@ class HouseCase(TestCase):
 
     def setUp(self) -> None:
         self.descriptors = descriptors()
-        self.house = House(self.data_plane, certificate(), mixed=self.mixed, **self.settings)
+        self.certificate = self.make_certificate()
+        self.house = House(self.data_plane, self.certificate, mixed=self.mixed, **self.settings)
         self.house.start()
         self.addCleanup(self.stop)
+
+    def make_certificate(self) -> Certificate:
+        return certificate()
 
     async def stop(self) -> None:
         await self.house.stop()
@@ -62,7 +66,7 @@ class HouseCase(TestCase):
         self, username: str = "alice", kind: AppConnection | None = None, host: str | None = None
     ) -> TurnClient:
         kind, host = kind or self.kind, host or self.host
-        wire = await connect(kind, self.house.address(kind, host), certificate())
+        wire = await connect(kind, self.house.address(kind, host), self.certificate)
         made = TurnClient(wire, kind, username, USERS.get(username, "wrong"))
         self.addCleanup(made.close)
         return made

@@ -57,7 +57,7 @@ class SilenceTests(HouseCase):
             await patiently(wire.closed)
         await eventually(lambda: self.connections() == 0)
         self.house.assert_holds_nothing()
-        assert self.house.reactor.pending() == []
+        assert self.house.pending() == []
 
     async def test_one_byte_a_second_is_silence(self) -> None:
         """A drip of bytes that never completes a message keeps no connection open."""
@@ -154,7 +154,7 @@ class FloodTests(HouseCase):
         await eventually(lambda: answered[0] == 500)
         self.house.assert_holds_nothing()
         assert len(descriptors() - before) == 50  # the sockets of the flood itself
-        assert self.house.reactor.pending() == []
+        assert self.house.pending() == []
         await self.assert_still_serves()
 
     async def test_forged_integrity(self) -> None:
@@ -200,7 +200,7 @@ class FloodTests(HouseCase):
         assert listener._handshakes == {}
         assert listener.admission.total == 0
         assert descriptors() == before
-        assert self.house.reactor.pending() == []
+        assert self.house.pending() == []
         await self.assert_still_serves()
 
     async def test_garbage_on_every_port(self) -> None:

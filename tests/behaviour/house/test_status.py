@@ -107,7 +107,7 @@ class StatusTests(StatusCase):
             await self.status()
         await eventually(lambda: self.listener.admission.total == 0)
         await pause(0.05)
-        assert self.house.reactor.pending() == []
+        assert self.house.pending() == []
 
 
 class WssStatusTests(StatusTests):

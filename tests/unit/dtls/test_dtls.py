@@ -27,7 +27,7 @@ from relayd.dtls import (
     split_flight,
 )
 from relayd.errors import ConfigurationError
-from tests.support.certificate import make_certificate
+from tests.support.certificate import make_certificate, serial_number
 
 ALICE, BOB = b"alice's address", b"bob's address"
 
@@ -332,3 +332,19 @@ def test_unusable_material_is_explained(pem: tuple[bytes, bytes], tmp_path: Path
         with pytest.raises(ConfigurationError, match=words) as refusal:
             DtlsContext(*material)
         assert "\n" not in str(refusal.value)
+
+
+def test_another_certificate(server: DtlsServer, tmp_path: Path) -> None:
+    """It is shown from the next hello on, also to a client whose cookie is older; sessions that last keep theirs."""
+    early, late = Client(), Client()
+    session, _ = handshake(server, early)
+    hello = hello_with_cookie(server, late, BOB)
+    made = make_certificate(tmp_path)
+    server.show(DtlsContext(made.certificate.read_bytes(), made.key.read_bytes()))
+    begun = server.receive(BOB, hello, 0.0)
+    assert isinstance(begun, DtlsSession)
+    late.take(*[output.datagram for output in outputs(begun) if isinstance(output, Transmit)])
+    serials = [client.connection.get_peer_certificate().get_serial_number() for client in (early, late)]  # type: ignore[union-attr]
+    assert serials[1] == serial_number(made) != serials[0]
+    session.receive(early.encrypt(b"hello"), 0.0)
+    assert outputs(session) == [Deliver(b"hello")]

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
+from relayd.certificates import Current
 from relayd.config import ListenerSettings
 from relayd.dataplane.flow import Flow
 from relayd.dtls import DtlsContext, split_flight
@@ -112,7 +113,7 @@ class Bench:
         self.plane = FakeDataPlane()
         service: Any = self.service
         self.listener = DtlsListener(
-            context, self.clock, service, ListenerSettings(**settings), random.Random(1).randbytes
+            Current(context), self.clock, service, ListenerSettings(**settings), random.Random(1).randbytes
         )
         plane: Any = self.plane
         self.listener.open(SERVER, plane)

@@ -88,7 +88,7 @@ def test_start_is_announced_when_all_is_open() -> None:
     slow: Deferred[Part] = Deferred()
     house = House(Part("a", []), slow)
     house.daemon.privilegedStartService()
-    house.daemon.startService()  # type: ignore[no-untyped-call]
+    house.daemon.startService()
     assert house.pen.said == []
     slow.callback(Part("b", []))
     assert house.pen.said == ["open: 2"]
@@ -137,7 +137,7 @@ def test_late_failure_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(slow)
     house.clock.stop = lambda: stopped.append(True)  # type: ignore[attr-defined]
     house.daemon.privilegedStartService()
-    house.daemon.startService()  # type: ignore[no-untyped-call]
+    house.daemon.startService()
     slow.errback(ConfigurationError("onion:1: no such circuit"))
     assert house.pen.complained == ["relayd: onion:1: no such circuit"]
     assert stopped == [True]
@@ -152,7 +152,7 @@ def test_everything_is_closed_in_order() -> None:
     house = House(listener)
     house.order.clear()
     house.daemon.privilegedStartService()
-    house.daemon.startService()  # type: ignore[no-untyped-call]
+    house.daemon.startService()
     ended = house.daemon.stopService()
     assert order == ["listener"]
     assert house.order == ["service"]

@@ -9,6 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from relayd.address import TransportAddress
+from relayd.certificates import Certificates
 from relayd.config import RelayAddress
 from relayd.launch.status import RelayStatus
 from tests.unit.listeners.web_bench import WebBench
@@ -32,7 +33,8 @@ class Site:
     def __init__(self, endpoint: str = "tcp:8080", **settings: Any) -> None:
         relay = RelayAddress(TransportAddress.parse("10.0.0.5", 0), TransportAddress.parse("198.51.100.7", 0))
         self.clock = Clock()
-        self.status = RelayStatus(self.clock, "portable", [relay])
+        self.certificates = Certificates()
+        self.status = RelayStatus(self.clock, "portable", [relay], self.certificates)
         self.bench = WebBench(endpoint, status=self.status, **settings)
         self.status.listeners = (self.bench.listener,)
 

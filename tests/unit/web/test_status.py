@@ -33,6 +33,7 @@ NAMES = {
     "relayd_dropped_packets",
     "relayd_bridged_packets",
     "relayd_requests_refused",
+    "relayd_certificate_expiry_timestamp_seconds",
 }
 
 
@@ -151,7 +152,15 @@ def test_metrics_are_read_by_prometheus() -> None:
         assert family.documentation, name
         assert family.type in ("counter", "gauge"), name
         for sample in family.samples:
-            assert set(sample.labels) <= {"app_connection", "direction", "reason", "code", "version", "data_plane"}
+            assert set(sample.labels) <= {
+                "app_connection",
+                "direction",
+                "reason",
+                "code",
+                "version",
+                "data_plane",
+                "file",
+            }
     found = samples(answer.body.decode())
     assert found["relayd_relayed_bytes_total", ("wss", "to_peers")] == 3000
     assert found["relayd_relayed_packets_total", ("wss", "to_clients")] == 30
