@@ -6,15 +6,13 @@ answers the server's cookie (HelloVerifyRequest) by itself.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
-from service_identity import CertificateError, VerificationError
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
 from relayd.dtls import ALPN, CIPHERS, DTLS_1_2, MTU, OP_NO_RENEGOTIATION, DtlsSession
+from relayd.identity import ReferenceIdentity
 
 
 class DtlsClientContext:
@@ -38,14 +36,12 @@ class DtlsClientSession(DtlsSession):
     def __init__(self, context: DtlsClientContext, name: str, now: float) -> None:
         """Raises ValueError for a name that no certificate can be for."""
         self._fault: str | None = None
-        is_address = _is_address(name)
-        self._name = name if is_address else name.encode("idna").decode("ascii")
-        self._prove = verify_certificate_ip_address if is_address else verify_certificate_hostname
+        self._identity = ReferenceIdentity(name)
         connection = SSL.Connection(context.context, None)
         connection.set_connect_state()
         connection.set_ciphertext_mtu(MTU)
-        if not is_address:  # RFC 6066 section 3: no addresses there
-            connection.set_tlsext_host_name(self._name.encode("ascii"))
+        if self._identity.server_name is not None:
+            connection.set_tlsext_host_name(self._identity.server_name)
         connection.set_verify(SSL.VERIFY_PEER, self._verify)
         super().__init__(connection, now)
 
@@ -53,20 +49,10 @@ class DtlsClientSession(DtlsSession):
         """What OpenSSL asks for each certificate of the chain, the server's own last."""
         if not is_trusted or depth > 0:
             return bool(is_trusted)
-        try:
-            self._prove(certificate.to_cryptography(), self._name)
-        except (VerificationError, CertificateError):
-            self._fault = f"the certificate is not for {self._name}"
-            return False
-        return True
+        if self._identity.is_proved_by(certificate.to_cryptography()):
+            return True
+        self._fault = f"the certificate is not for {self._identity.name}"
+        return False
 
     def _end(self, reason: str) -> None:
         super()._end(self._fault or reason)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

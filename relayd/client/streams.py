@@ -14,7 +14,6 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,6 +21,7 @@ from relayd.client.server import Receiver, Server
 from relayd.client.tunnel import TunnelEndpoint
 from relayd.client.wording import wording
 from relayd.errors import ConfigurationError, ServerUnavailable
+from relayd.tls_client import TlsClientOptions
 
 CONNECT_TIMEOUT = 10.0  # seconds for a TCP handshake
 CLOSE_GRACE = 3.0  # seconds that a server has to close a stream, before it is cut
@@ -156,7 +156,7 @@ def endpoint_to(reactor: Any, server: Server, trust_root: Any, protocols: list[b
     if protocols is None:
         return endpoint
     try:
-        options = optionsForClientTLS(server.tls_name, trustRoot=trust_root, acceptableProtocols=protocols)
-    except (ValueError, UnicodeError):
+        options = TlsClientOptions(server.tls_name, trust_root, protocols)
+    except ValueError:
         raise ConfigurationError(f"{server.tls_name!r}: no certificate can be for such a name") from None
     return wrapClientTLS(options, endpoint)

@@ -8,13 +8,12 @@ from typing import Any
 
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
-from service_identity import CertificateError, VerificationError
+from service_identity import CertificateError
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    optionsForClientTLS,
     platformTrust,
     trustRootFromCertificates,
 )
@@ -29,6 +28,7 @@ from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreacha
 from relayd.interfaces import ITcpRelayReceiver
 from relayd.peers.connection import PeerConnection, RelayedAddress
 from relayd.pem import Authorities, server_options
+from relayd.tls_client import TlsClientOptions
 from relayd.turn.outputs import PeerTls
 
 HANDSHAKE_TIMEOUT = 8.0  # seconds: with the 30 for TCP, a client hears within the 39.5 that it waits
@@ -58,10 +58,8 @@ class PeerTlsOptions:
     def client(self, tls: PeerTls) -> Any:
         """Raises PeerNotAuthenticated for a name that no certificate can be for."""
         try:
-            return optionsForClientTLS(
-                tls.server_name, trustRoot=self._trust.value, acceptableProtocols=list(tls.protocols) or None
-            )
-        except (ValueError, UnicodeError):
+            return TlsClientOptions(tls.server_name, self._trust.value, tls.protocols)
+        except ValueError:
             raise PeerNotAuthenticated(f"{tls.server_name!r}: no certificate can be for such a name") from None
 
 
@@ -137,9 +135,10 @@ def over_tls(options: Any, is_client: bool, above: TlsPeerConnection, reactor: A
 
 def _explain(peer: TransportAddress, reason: Failure | None) -> RelaydError:
     error = None if reason is None else reason.value
-    if isinstance(error, VerificationError | CertificateError):
+    if isinstance(error, CertificateError):
         return PeerNotAuthenticated(f"{peer}: the certificate is for another name")
-    if isinstance(error, SSL.Error) and "certificate" in str(error):
+    # Not what the peer says of certificates, in an alert: it misses one of ours.
+    if isinstance(error, SSL.Error) and "certificate verify failed" in str(error):
         return PeerNotAuthenticated(f"{peer}: {_words(error)}")
     return PeerUnreachable(f"{peer}: {_words(error) if isinstance(error, SSL.Error) else 'no TLS came about'}")
 

@@ -203,15 +203,15 @@ class TlsPeersTest(PeersCase):
         connection.write(b"x")
         assert await talked == b"x"
 
-    async def test_a_peer_without_tls(self) -> None:
-        """It is unreachable, and not somebody else: nothing was proved either way."""
+    async def answered(self, words: bytes) -> None:
+        """The connection fails as one with somebody who says that to a ClientHello."""
         relay = await self.open()
         listening = self.listener()
 
         def talk() -> None:
             accepted, _ = listening.accept()
             with accepted:
-                accepted.sendall(b"220 mail.example ESMTP\r\n")
+                accepted.sendall(words)
                 accepted.settimeout(PATIENCE)
                 accepted.recv(1000)
 
@@ -219,6 +219,14 @@ class TlsPeersTest(PeersCase):
         with pytest.raises(PeerUnreachable):
             await relay.connect(self.address_of(listening), PeerTls("peer.example"))
         await talked
+
+    async def test_a_peer_without_tls(self) -> None:
+        """It is unreachable, and not somebody else: nothing was proved either way."""
+        await self.answered(b"220 mail.example ESMTP\r\n")
+
+    async def test_a_peer_that_misses_a_certificate_of_ours(self) -> None:
+        """It says so in an alert, which is no trouble with its own."""
+        await self.answered(b"\x15\x03\x03\x00\x02\x02\x2a")  # RFC 8446 section 6: fatal, bad_certificate
 
     async def test_a_peer_that_hangs_up_in_the_handshake(self) -> None:
         """Is unreachable."""

@@ -31,6 +31,7 @@ FLOORS: list[list[tuple[str, ...]]] = [
             "local_addresses",
             "pump",
             "stream_end",
+            "tls_client",
             "valve",
             "websocket_frames",
         )
@@ -40,7 +41,7 @@ FLOORS: list[list[tuple[str, ...]]] = [
     [("datachannel",)],
     [("sctp",), ("ice",), ("dtls", "dtls_client"), ("mux",), ("turn",)],
     [("stun",)],
-    [("errors", "address", "core", "rate")],
+    [("errors", "address", "core", "identity", "rate")],
 ]
 FIRST_PURE_FLOOR = 7
 
