@@ -120,8 +120,9 @@ def cannot_listen(description: str, error: BaseException) -> ConfigurationError:
         where = f"{error.interface or 'any address'} port {error.port}: "
         error = error.socketError if isinstance(error.socketError, BaseException) else error
     if isinstance(error, OSError) and error.errno is not None:
-        name = f"{error.filename}: " if error.filename is not None else where
-        cure = _CURES.get(error.errno) if error.filename is None else "check the path and its permissions"
+        path = error.filename if error.filename2 is None else error.filename2  # of a link, not what it leads to
+        name = f"{path}: " if path is not None else where
+        cure = _CURES.get(error.errno) if path is None else "check the path and its permissions"
         return ConfigurationError(f"{description}: {name}{error.strerror}" + (f"; {cure}" if cure else ""))
     if isinstance(error, CryptoError):  # a list of OpenSSL's own words, without the name of the file
         return ConfigurationError(f"{description}: privateKey= or certKey= is no file in PEM format that can be read")

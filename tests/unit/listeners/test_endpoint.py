@@ -80,6 +80,11 @@ def test_mistakes_are_named(description: str, words: str) -> None:
         (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), "address of this machine"),
         (IN_TWISTED, "127.0.0.1 port 80"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "key.pem"), "key.pem: No such file"),
+        # Twisted locks a Unix socket by a link to its process ID.
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "4711", None, "/no/sock.lock"),
+            "tcp:80: /no/sock.lock: No such",
+        ),
         (ValueError("two\nlines"), "two lines"),
         (KeyError(), "KeyError"),
         (CryptoError([("PEM routines", "", "no start line")]), "privateKey= or certKey= is no file in PEM format"),
