@@ -12,4 +12,6 @@ author = "the relayd authors"
 release = __version__
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1000px"}
+html_static_path = ["_static"]
+html_css_files = ["relayd.css"]
 exclude_patterns = ["_build"]
