@@ -18,7 +18,7 @@ from relayd.errors import ConfigurationError, DecodeError
 from relayd.stun.text import opaque_string
 from relayd.turn.peer_rules import Network, parse_cidr
 
-DEFAULT_PORT = 3478  # RFC 8656 section 2.1: TURN over UDP and TCP
+DEFAULT_PORT = 3478  # RFC 8656 section 5: TURN over UDP and TCP
 MAX_REALM = 127  # characters; RFC 8489 section 14.9 asks for fewer than 128
 NOBODY = "none"
 LOG_FORMATS = ("human", "json")

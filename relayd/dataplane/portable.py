@@ -78,7 +78,7 @@ class PortablePort(DatagramPort):
                 number, size = CHANNEL_HEADER.unpack_from(data)
                 flow = self.flows.get((sockaddr, number))
                 if flow is not None:
-                    # clients.md: some pad over UDP too, so the length field is trusted. One that lies is dropped.
+                    # Some clients pad over UDP too, so the length field counts. One that lies is dropped.
                     if size + CHANNEL_HEADER.size <= len(data):
                         flow.relay.send(flow.peer, data[CHANNEL_HEADER.size : CHANNEL_HEADER.size + size])
                     continue

@@ -9,7 +9,7 @@ a `connection` what it gave in `PeerConnected`: the core never looks inside, it 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from relayd.address import Family, Path, TransportAddress
@@ -98,7 +98,7 @@ class RelayOpened:
 
 @dataclass(slots=True)
 class RelayRefused:
-    """`code` as in RFC 8656 section 7.2 (300, 403, 440, 486, 508); a 300 brings `alternate` and perhaps `domain`."""
+    """`code` as in RFC 8656 section 7.2 (300, 403, 440, 442, 486, 508). A 300 brings `alternate`, perhaps `domain`."""
 
     code: int
     alternate: TransportAddress | None = None
@@ -303,4 +303,4 @@ class RequestRefused:
     method: int
     code: int
     username: str | None = None
-    peer: TransportAddress | None = field(default=None)
+    peer: TransportAddress | None = None
