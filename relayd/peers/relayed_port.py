@@ -62,6 +62,8 @@ class _FromRelayed(Client):
 
     def createInternetSocket(self) -> socket.socket:  # noqa: N802
         opened: socket.socket = super().createInternetSocket()  # type: ignore[no-untyped-call]
+        if self.addressFamily == socket.AF_INET6:  # no IPv4 inside IPv6, which would leave from another address
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         return opened

@@ -101,7 +101,10 @@ class TcpRelay(ServerFactory):
         if self._closed:
             return fail(PeerUnreachable("the relayed address is closed"))
         neighbour = self._find(peer)
-        if tls is None and neighbour is not None and neighbour is not self and neighbour.awaits(self.address):
+        if neighbour is self:
+            # The system would take it for a simultaneous open (RFC 9293 section 3.5), whatever we listen for there.
+            return fail(PeerUnreachable("the relayed address itself"))
+        if tls is None and neighbour is not None and neighbour.awaits(self.address):
             ours, theirs = bridge(self, neighbour, self._receiver, self._reactor)
             neighbour._arrived(theirs)
             return succeed(ours)

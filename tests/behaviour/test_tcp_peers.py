@@ -275,6 +275,13 @@ class TcpPeersTest(PeersCase):
         with pytest.raises(PeerUnreachable):
             await relay.connect(elsewhere)
 
+    async def test_nobody_calls_himself(self) -> None:
+        """The relayed address itself is no peer: the system would connect it with itself, permission or not."""
+        relay = await self.open()
+        with pytest.raises(PeerUnreachable):
+            await relay.connect(relay.address)
+        assert self.receiver.arrived == []
+
     async def test_closing_gives_up_what_is_under_way(self) -> None:
         """An attempt that is not finished fails, and later ones fail at once."""
         relay = await self.open()
@@ -298,6 +305,17 @@ class TcpPeersTest(PeersCase):
         await until(lambda: len(end.data) == 400_000)
         assert reactor.seconds() - started > 0.2
         assert relay.counters.dropped == 0
+        connection.abort()
+
+    async def test_the_bandwidth_of_what_goes_to_a_peer(self) -> None:
+        """The client is not read for as long as it takes to make up for what it sent."""
+        relay = await self.open()
+        relay.limit = TokenBucket(1_000, 65_535, reactor.seconds())
+        connection, _ = await self.connected(relay)
+        end = End()
+        connection.join(cast(Any, end))
+        connection.write(bytes(70_535))
+        assert end.rested == pytest.approx(5.0, abs=0.5)
         connection.abort()
 
     async def test_an_address_that_is_not_ours_is_said_so(self) -> None:
@@ -417,3 +435,11 @@ class TcpPeers6Test(TcpPeersTest):
 
     family = Family.IPV6
     address = LOOPBACK6
+
+    async def test_ipv4_inside_ipv6_is_not_reached(self) -> None:
+        """It would be from another address than the relayed one."""
+        relay = await self.open()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            mapped = bytes(10) + b"\xff\xff" + socket.inet_aton("127.0.0.1")
+            with pytest.raises(PeerUnreachable):
+                await relay.connect(TransportAddress(mapped, listening.getsockname()[1]))

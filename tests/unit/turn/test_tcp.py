@@ -389,6 +389,26 @@ def test_a_data_connection_carries_one_peer() -> None:
     finished(shell, client)
 
 
+def test_a_bind_that_is_authenticated_too_late() -> None:
+    """What counts is when it could be granted: after 30 seconds the id is gone, though the request came in time. The
+    connection may bind another one.
+    """
+    shell = new_shell()
+    client = allocated(shell)
+    number, data = connected(client), data_connection(client)
+    shell.advance(BIND_TIMEOUT - 0.1)
+    shell.answers_at_once = False
+    assert data.send(data.encode(Method.CONNECTION_BIND, [(a.CONNECTION_ID, number)])) == []
+    shell.advance(0.2)
+    assert shell.connections == {}
+    shell.answer_all()
+    shell.run()
+    assert code_of(decode(shell.sent[-1].data)) == 400
+    shell.answers_at_once = True
+    assert code_of(bind(data, connected(client))) == 0
+    finished(shell, client)
+
+
 def test_an_address_may_come_again_before_the_peer_is_gone() -> None:
     """A client that closed its data connection, whose peer takes its time to close as well, binds another one from the
     same port: each ends by itself.
