@@ -15,9 +15,9 @@ from zope.interface import implementer
 
 from relayd.certificates import Certificates, Current
 from relayd.errors import ConfigurationError
-from relayd.listeners.endpoint import split_arguments, tls_files
+from relayd.listeners.endpoint import TlsFiles, split_arguments, tls_files
 from relayd.listeners.proxied import Judge, ProxiedFactory
-from relayd.pem import Pair, server_options
+from relayd.pem import Pair, read_pair, server_options
 
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 
@@ -41,6 +41,19 @@ class InternetPorts:
         self._description = description
         self._certificates = certificates
         self._judge = judge
+
+    def check_files(self) -> None:
+        """Raises OSError and ConfigurationError for files of an `ssl:` endpoint that will not do.
+
+        To be called before Twisted reads them: it asks the terminal, which a daemon has not, for the pass phrase of a
+        key that is encrypted.
+        """
+        if self._description.startswith("ssl:"):
+            try:
+                files = self._files()
+                read_pair(files.certificate, files.key, files.chain)
+            except ConfigurationError as why:
+                raise ConfigurationError(f"{self._description}: {why}") from why
 
     def listenTCP(  # noqa: N802
         self, port: int, factory: Any, backlog: int, interface: str
@@ -69,9 +82,12 @@ class InternetPorts:
         tls.noisy = False
         return self.listenTCP(port, factory.over_tls(tls), backlog, interface)
 
-    def _renewed(self, dh_parameters: DiffieHellmanParameters | None) -> RenewedOptions:
+    def _files(self) -> TlsFiles:
         positional, options = split_arguments(self._description)
-        files = tls_files({**dict(zip(_POSITIONAL, positional, strict=False)), **options})
+        return tls_files({**dict(zip(_POSITIONAL, positional, strict=False)), **options})
+
+    def _renewed(self, dh_parameters: DiffieHellmanParameters | None) -> RenewedOptions:
+        files = self._files()
 
         def make(pair: Pair) -> CertificateOptions:
             return server_options(pair, dh_parameters)

@@ -199,6 +199,7 @@ def open_stream(listener: Listener, description: str, reactor: Any) -> Deferred[
         judge = listener if listener.behind_proxy else None
         ports = InternetPorts(reactor, unproxied, listener.settings.certificates, judge)
         if unproxied.startswith(("ssl:", "tcp:")):
+            ports.check_files()
             endpoint = serverFromString(ports, unproxied)
             above: Any = listener
         else:

@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -525,6 +531,16 @@ class Refusals(ListenerTest):
             assert str(junk) in text
             mixed = self.files.partition(":")[0] + f":certKey={other.certificate}"
             assert "certKey=" in await self.refusal(f"{prefix}:0:{mixed}")
+
+    async def test_an_encrypted_key(self) -> None:
+        """It is refused, and nobody is asked for its pass phrase: a daemon has no terminal, and a terminal no time."""
+        made = make_certificate(self.directory)
+        key: Any = load_pem_private_key(made.key.read_bytes(), None)
+        cipher = BestAvailableEncryption(b"pass phrase")
+        made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher))
+        for prefix in ("ssl", "dtls"):
+            text = await self.refusal(f"{prefix}:0:privateKey={made.key}:certKey={made.certificate}")
+            assert f"{made.key}: the private key is encrypted" in text
 
     async def test_bad_grammar(self) -> None:
         """Unknown kinds, missing and superfluous arguments, and TLS versions that must not be had."""
