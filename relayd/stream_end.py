@@ -6,7 +6,11 @@ whoever does not read makes the other wait, with at most one buffer of Twisted's
 
 An end that has said all is half-closed on the other side too, where the transport can. One that closes has what it sent
 delivered first: the other side is told behind it, and what that one still says is read and dropped until it closes as
-well. For a socket that is closed with unread bytes resets its connection, and takes along what is under way.
+well. For a socket that is closed with unread bytes resets its connection, and takes along what is under way. However
+slowly that is taken, it is not cut as long as it is taken at all.
+
+What an end did after it had said all cannot take back what it said: a reset that comes then, as from a program that
+closed its socket and is written to, is the end of the connection and no more.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.interfaces import IByteStream
+from relayd.unsent import unsent
 from relayd.valve import Valve
 
 MAX_BUFFERED = 196_608
@@ -26,7 +31,8 @@ MAX_BUFFERED = 196_608
 their producer beyond 65,536, which may have read as much again by then; TLS has a buffer of its own above.
 """
 
-CLOSE_GRACE = 10.0  # seconds for a connection to take what was sent on it, and to close too
+CLOSE_GRACE = 10.0  # seconds after which a connection that closes, and neither takes anything nor closes too, is reset
+SLOWEST = 1_000  # bytes a second: who takes less is given up, so that nobody keeps what nobody counts any more for long
 
 
 @implementer(IByteStream)
@@ -46,6 +52,7 @@ class StreamEnd:
         self._closing = self._lost = False
         self._in_order = True  # how it was lost
         self._deadline: IDelayedCall | None = None
+        self._unsent = 0  # bytes, when that was last looked at
         transport.pauseProducing()
 
     @property
@@ -72,7 +79,7 @@ class StreamEnd:
         self._heard_all = True
         had_said_all = self._said_all
         if self._other is not None:
-            self._other.finish()
+            self._pass_on_end(self._other)
         if had_said_all:
             self._drop()
 
@@ -83,7 +90,7 @@ class StreamEnd:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._in_order = reason is None or reason.check(ConnectionDone) is not None
+        self._in_order = self._heard_all or reason is None or reason.check(ConnectionDone) is not None
         other, self._other = self._other, None
         if other is not None:
             self._tell_of_end(other)
@@ -106,7 +113,7 @@ class StreamEnd:
         if early:
             other.write(early)
         if self._heard_all:
-            other.finish()
+            self._pass_on_end(other)
         self.valve.resumeProducing()
 
     def write(self, data: bytes) -> None:
@@ -137,15 +144,16 @@ class StreamEnd:
         other, self._other = self._other, None
         if other is not None:
             other.close()
-        self._deadline = self._clock.callLater(CLOSE_GRACE, self._give_up)
-        if not self._half_closes:
+        self._deadline = self._clock.callLater(CLOSE_GRACE, self._look)
+        if self._half_closes:
+            self.finish()
+        else:
             self._said_all = True
             self._drop()
-            return
-        self.finish()
-        if not self._heard_all:
-            self.valve.finish()
-            self._transport.resumeProducing()
+        self._unsent = unsent(self._transport)
+        self.valve.finish()
+        if not self._lost and not (self._half_closes and self._heard_all):
+            self._transport.resumeProducing()  # TLS and WebSocket have a goodbye of their own
 
     def abort(self) -> None:
         """See `IByteStream.abort`."""
@@ -159,6 +167,13 @@ class StreamEnd:
 
     # --- within ---
 
+    def _pass_on_end(self, other: IByteStream) -> None:
+        """No more will come here."""
+        if self._half_closes:
+            other.finish()
+        else:
+            self.close()  # as its transport does
+
     def _tell_of_end(self, other: IByteStream) -> None:
         """End the other one as this one was lost."""
         if self._in_order:
@@ -171,6 +186,11 @@ class StreamEnd:
         self._transport.unregisterProducer()
         self._transport.loseConnection()
 
-    def _give_up(self) -> None:
+    def _look(self) -> None:
+        """Reset what nobody takes, or nobody closes."""
         self._deadline = None
-        self.abort()
+        before, self._unsent = self._unsent, unsent(self._transport)
+        if before - self._unsent < SLOWEST * CLOSE_GRACE:
+            self.abort()
+        else:
+            self._deadline = self._clock.callLater(CLOSE_GRACE, self._look)

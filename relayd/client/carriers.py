@@ -113,6 +113,9 @@ class WebSocketCarrier(WebSocketConnection):
     def close_received(self, code: int | None, reason: bytes) -> None:
         self._is_clean = self._is_clean or code in (None, NORMAL_CLOSURE, GOING_AWAY)
         super().close_received(code, reason)
+        self._wait(CLOSE_GRACE, self._transport.abortConnection)
+        if self._is_clean:
+            self._data.heard_all()
 
     def message_received(self, data: bytes) -> None:
         """Nothing is taken for a message."""
@@ -125,7 +128,9 @@ class WebSocketCarrier(WebSocketConnection):
         self._data.lost(reason, str(error))
 
     def _leave(self, goodbye: Any) -> None:
-        goodbye()  # Autobahn's answer is under way, and behind it the end
+        # Autobahn's answer is under way, and behind it the end. Twisted would wait for a producer that it has paused.
+        self._data.unregisterProducer()
+        goodbye()
 
     def _judge(self) -> None:
         # Who makes us wait, or whom we make wait, answers no ping. The control connection tells whether the server is

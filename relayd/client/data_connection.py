@@ -182,6 +182,11 @@ class DataConnection:
             self.loseConnection()
 
     @property
+    def transport(self) -> Any:
+        """The one below."""
+        return None if self._carrier is None else self._carrier.stream
+
+    @property
     def can_half_close(self) -> bool:
         """Whether one direction can end alone."""
         return self._carrier is not None and self._carrier.can_half_close

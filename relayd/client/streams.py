@@ -9,9 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as StreamProtocol
 from twisted.python.failure import Failure
@@ -21,6 +27,7 @@ from relayd.client.server import Receiver, Server
 from relayd.client.tunnel import TunnelEndpoint
 from relayd.client.wording import wording
 from relayd.errors import ConfigurationError, ServerUnavailable
+from relayd.tls import TlsFactory
 from relayd.tls_client import TlsClientOptions
 
 CONNECT_TIMEOUT = 10.0  # seconds for a TCP handshake
@@ -159,4 +166,20 @@ def endpoint_to(reactor: Any, server: Server, trust_root: Any, protocols: list[b
         options = TlsClientOptions(server.tls_name, trust_root, protocols)
     except ValueError:
         raise ConfigurationError(f"{server.tls_name!r}: no certificate can be for such a name") from None
-    return wrapClientTLS(options, endpoint)
+    return _OverTls(reactor, endpoint, options)
+
+
+@implementer(IStreamClientEndpoint)
+class _OverTls:
+    """An endpoint that leads to the same place as another one, over TLS."""
+
+    def __init__(self, reactor: Any, below: Any, options: Any) -> None:
+        self._reactor = reactor
+        self._below = below
+        self._options = options
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """See `IStreamClientEndpoint.connect`."""
+        factory = TlsFactory(self._options, True, protocolFactory, self._reactor)
+        connecting: Deferred[Any] = self._below.connect(factory)
+        return connecting.addCallback(lambda tls: tls.wrappedProtocol)

@@ -194,6 +194,7 @@ class ClientConnection(Protocol):
     def close(self) -> None:
         """Close once everything written is sent, or `CLOSE_GRACE` is over."""
         if self._data is not None:
+            self._begin_to_close()
             self._data.close()
         elif not self._closing:
             self._hang_up()
@@ -231,6 +232,8 @@ class ClientConnection(Protocol):
 
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""
+        if self._is_leaving and not self._listener.closing:
+            return  # it has a time limit of its own, and what it carried is not to be cut
         if self._closing:
             if now - self._closing_since >= CLOSE_GRACE:
                 self._closing_since = now
@@ -342,11 +345,19 @@ class ClientConnection(Protocol):
             transport: Any = self.transport
             transport.resumeProducing()
 
-    def _hang_up(self) -> None:
-        self.flush()
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether it is a data connection that closes."""
+        return self._data is not None and self._data.closing
+
+    def _begin_to_close(self) -> None:
         if not self._closing:
             self._closing = True
             self._closing_since = self._listener.clock.seconds()
+
+    def _hang_up(self) -> None:
+        self.flush()
+        self._begin_to_close()
         transport: Any = self.transport
         transport.unregisterProducer()  # or TLS would wait for it
         transport.loseConnection()
@@ -440,7 +451,7 @@ class StreamClient(ClientConnection):
         self._splitter = StreamSplitter()
         self._began = False
 
-    # --- what Twisted calls for a data connection (IHalfCloseableProtocol) ---
+    # --- what the transport calls for a data connection (IHalfCloseableProtocol) ---
 
     def readConnectionLost(self) -> None:
         """The client has said all."""
@@ -454,10 +465,8 @@ class StreamClient(ClientConnection):
 
     def _make_end(self, transport: Any) -> StreamEnd:
         # Twisted's TLS cannot end one direction alone, and the TCP connection below must not.
-        half_closes = isinstance(transport, Connection)
-        if half_closes:
-            alsoProvides(self, IHalfCloseableProtocol)
-        end = StreamEnd(transport, self._listener.clock, half_closes)
+        alsoProvides(self, IHalfCloseableProtocol)
+        end = StreamEnd(transport, self._listener.clock, half_closes=isinstance(transport, Connection))
         rest = self._splitter.rest()
         if rest:
             end.received(rest)

@@ -10,7 +10,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, DiffieHellmanParameters
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from relayd.certificates import Certificates, Current
@@ -18,6 +18,7 @@ from relayd.errors import ConfigurationError
 from relayd.listeners.endpoint import TlsFiles, split_arguments, tls_files
 from relayd.listeners.proxied import Judge, ProxiedFactory
 from relayd.pem import Pair, read_pair, server_options
+from relayd.tls import TlsFactory
 
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 
@@ -78,8 +79,7 @@ class InternetPorts:
         self, port: int, factory: Any, contextFactory: Any, backlog: int, interface: str
     ) -> IListeningPort:
         """What an `ssl:` endpoint calls, with a `StreamListener`. Raises as `listenTCP`, and ConfigurationError."""
-        tls = TLSMemoryBIOFactory(self._renewed(contextFactory.dhParameters), False, factory, self._reactor)
-        tls.noisy = False
+        tls = TlsFactory(self._renewed(contextFactory.dhParameters), False, factory, self._reactor)
         return self.listenTCP(port, factory.over_tls(tls), backlog, interface)
 
     def _files(self) -> TlsFiles:

@@ -78,6 +78,11 @@ class Frames(WebSocketFrames, WebSocketServerProtocol):  # type: ignore[misc]  #
         if data:
             super().received(data)
 
+    def begun(self) -> bytes:
+        """What has come of a message that is not whole yet, which is forgotten here."""
+        message, self._message = self._message, bytearray()
+        return bytes(message)
+
     def lift_limits(self) -> None:
         """Take messages of any length: they are passed on piece by piece."""
         self.maxFramePayloadSize = self.maxMessagePayloadSize = 0
@@ -106,6 +111,12 @@ class Frames(WebSocketFrames, WebSocketServerProtocol):  # type: ignore[misc]  #
         if not self._connection.carries_bytes:
             super().onMessageEnd()
 
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:  # noqa: N803
+        result = super().onCloseFrame(code, reasonRaw)
+        if not self.failedByMe:
+            self._connection.heard_close()
+        return result
+
 
 def make_frames_factory(clock: Any) -> WebSocketServerFactory:
     """What Autobahn wants to know once for all connections of a listener."""
@@ -128,11 +139,15 @@ class DataMessages:
     """A WebSocket as a transport of Twisted's: what is written goes as binary messages, which have no meaning."""
 
     def __init__(self, connection: WebClient, below: Any) -> None:
+        self.transport = below
         self._connection = connection
         self.pauseProducing = below.pauseProducing
         self.resumeProducing = below.resumeProducing
-        self.registerProducer = below.registerProducer
         self.unregisterProducer = below.unregisterProducer
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._connection.source = producer
+        self.transport.registerProducer(self._connection, streaming)
 
     def write(self, data: bytes) -> None:
         self._connection.write_frames(self._connection.framed(data))
@@ -169,6 +184,7 @@ class WebClient(ClientConnection):
         self._told: TransportAddress | None = None  # the client's address in the path
         self._lingering = 0
         self._behind: list[bytes] = []  # messages that came behind a ConnectionBind
+        self.source: Any = None  # who produces what a data connection takes
         self._next_ping = self._give_up = 0.0
 
     # --- what the transport calls ---
@@ -188,13 +204,23 @@ class WebClient(ClientConnection):
             self._http = None
         if self._frames is not None:
             self._frames.lost()
-        if self._data is not None and not self._closing:
+        if self._data is not None:
             reason = Failure(ConnectionLost())  # without a Close frame (RFC 6455 section 7.1.5) that is no orderly end
         super().connectionLost(reason)
         self._frames = None  # they refer to each other
         if self._told is not None:
             self._listener.told.free(self._told)
             self._told = None
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        if self.source is not None:
+            self.source.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        if self.source is not None:
+            self.source.resumeProducing()
 
     # --- what HTTP calls ---
 
@@ -265,9 +291,12 @@ class WebClient(ClientConnection):
 
     def closing(self) -> None:
         """A Close frame was sent: there is nothing more to say."""
-        if not self._closing:
-            self._closing = True
-            self._closing_since = self._listener.clock.seconds()
+        self._begin_to_close()
+
+    def heard_close(self) -> None:
+        """A Close frame came: what the client had to say is whole, whatever becomes of the connection."""
+        if self._data is not None:
+            self._data.heard_all()
 
     def hang_up(self) -> None:
         """Nothing more is to be said, in HTTP or between the frames."""
@@ -346,6 +375,7 @@ class WebClient(ClientConnection):
         end = StreamEnd(DataMessages(self, transport), self._listener.clock, half_closes=False)
         for message in self._behind:
             end.received(message)
+        end.received(self._frames.begun())
         return end
 
     def _behind_bind(self) -> list[bytes]:
@@ -364,7 +394,7 @@ class WebClient(ClientConnection):
         return self._frames is not None
 
     def _feed(self, frames: Frames, data: bytes) -> None:
-        if self._closing:
+        if self._closing and not self._is_leaving:
             self._lingering += len(data)
             if self._lingering > MAX_LINGERING:
                 self.abort()

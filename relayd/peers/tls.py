@@ -17,7 +17,6 @@ from twisted.internet.ssl import (
     platformTrust,
     trustRootFromCertificates,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,6 +27,7 @@ from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreacha
 from relayd.interfaces import ITcpRelayReceiver
 from relayd.peers.connection import PeerConnection, RelayedAddress
 from relayd.pem import Authorities, server_options
+from relayd.tls import TlsFactory
 from relayd.tls_client import TlsClientOptions
 from relayd.turn.outputs import PeerTls
 
@@ -93,6 +93,11 @@ class TlsPeerConnection(PeerConnection):
         self.protocol = transport.negotiatedProtocol
         self._begin(half_closes=False)
 
+    def readConnectionLost(self) -> None:
+        """The peer has said all, and TLS with it is over."""
+        if self._is_made:
+            super().readConnectionLost()
+
     def connectionLost(self, reason: Failure | None = None) -> None:
         if self._is_made:
             super().connectionLost(reason)
@@ -130,7 +135,7 @@ class _One(Factory):
 
 def over_tls(options: Any, is_client: bool, above: TlsPeerConnection, reactor: Any) -> Any:
     """The protocol for the TCP connection: TLS, and `above` it."""
-    return TLSMemoryBIOFactory(options, is_client, _One(above), reactor).buildProtocol(None)
+    return TlsFactory(options, is_client, _One(above), reactor).buildProtocol(None)
 
 
 def _explain(peer: TransportAddress, reason: Failure | None) -> RelaydError:

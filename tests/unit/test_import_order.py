@@ -31,7 +31,9 @@ FLOORS: list[list[tuple[str, ...]]] = [
             "local_addresses",
             "pump",
             "stream_end",
+            "tls",
             "tls_client",
+            "unsent",
             "valve",
             "websocket_frames",
         )

@@ -27,6 +27,12 @@ class Peer:
     def received(self, data: bytes) -> None:
         self.heard += data
 
+    def heard_all(self) -> None:
+        """There is no more to come."""
+
+    def unregisterProducer(self) -> None:
+        """There is none."""
+
     def lost(self, reason: Failure, words: str) -> None:
         self.reasons.append(reason)
 

@@ -56,6 +56,13 @@ class Transport(StringTransport):
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def resumeProducing(self) -> None:
+        if not self.disconnecting:
+            super().resumeProducing()  # type: ignore[no-untyped-call]
+
     def loseConnection(self) -> None:
         assert self.producer is None, "TLS would wait for the producer"
         if not self.disconnecting:

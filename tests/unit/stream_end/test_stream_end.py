@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from relayd.interfaces import IByteStream
-from relayd.stream_end import CLOSE_GRACE, StreamEnd
+from relayd.stream_end import CLOSE_GRACE, SLOWEST, StreamEnd
 from relayd.valve import Valve
 
 DONE = Failure(ConnectionDone())
@@ -26,6 +26,7 @@ class FakeTransport:
         self.reads = True
         self.producer: object = None
         self.said: list[str] = []
+        self.unsent = 0
 
     def write(self, data: bytes) -> None:
         assert not self.said, f"written to after {self.said}"
@@ -179,6 +180,63 @@ def test_a_reset_is_seen_as_one() -> None:
     pair.client.lost(RESET)
     assert pair.peer_transport.said == ["abort"]
     pair.peer.lost(DONE)
+    assert pair.clock.getDelayedCalls() == []
+
+
+def test_a_reset_takes_back_nothing_that_was_whole() -> None:
+    """Who said all and closed cannot be written to: that is no reason to lose what it had said."""
+    pair = Pair()
+    pair.client.received(b"all of it")
+    pair.client.heard_all()
+    pair.client.lost(RESET)
+    assert pair.peer_transport.said == ["half"]
+    pair.peer.received(b"too late")
+    pair.peer.heard_all()
+    assert pair.peer_transport.said == ["half", "close"]
+    pair.peer.lost(DONE)
+    assert pair.clock.getDelayedCalls() == []
+
+
+def test_an_end_of_both_directions_is_told_at_once() -> None:
+    """That of a transport that cannot half-close, which may never get rid of what was written to it."""
+    pair = Pair(client_half_closes=False)
+    pair.client.received(b"last")
+    pair.client.heard_all()
+    assert pair.peer_transport.written == b"last"
+    assert pair.peer_transport.said == ["half"]
+    assert pair.client_transport.said == ["close"]
+    pair.client.lost(RESET)
+    assert pair.peer_transport.said == ["half"]
+    pair.assert_finished()
+
+
+def test_goodbyes_are_read() -> None:
+    """By a transport that cannot half-close, though it was made to wait when it was closed, whoever closed it."""
+    close: Callable[[Pair], None]
+    for close in (lambda pair: pair.peer.heard_all(), lambda pair: pair.client.heard_all()):
+        pair = Pair(client_half_closes=False)
+        pair.client.valve.pauseProducing()
+        close(pair)
+        assert pair.client_transport.said == ["close"]
+        assert pair.client_transport.reads
+        pair.assert_finished()
+
+
+def test_what_is_taken_slowly_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection closes for as long as it takes what was sent, but not slower than `SLOWEST`."""
+    monkeypatch.setattr("relayd.stream_end.unsent", lambda transport: transport.unsent)
+    pair = Pair()
+    least = int(SLOWEST * CLOSE_GRACE)
+    pair.peer_transport.unsent = 5 * least
+    pair.client.lost(DONE)
+    for _ in range(4):
+        pair.peer_transport.unsent -= least
+        pair.clock.advance(CLOSE_GRACE)
+        assert pair.peer_transport.said == ["half"]
+    pair.peer_transport.unsent -= least - 1
+    pair.clock.advance(CLOSE_GRACE)
+    assert pair.peer_transport.said == ["half", "abort"]
+    pair.peer.lost(RESET)
     assert pair.clock.getDelayedCalls() == []
 
 
