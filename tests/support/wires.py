@@ -40,6 +40,27 @@ class Wire(Protocol):
     def close(self) -> Any: ...
 
 
+class Raw(StreamProtocol):
+    """A connection of bytes, to whatever the relay speaks there."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self.closed: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.closed.callback(None)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[union-attr]
+
+    def close(self) -> Deferred[None]:
+        self.transport.loseConnection()  # type: ignore[union-attr]
+        return self.closed
+
+
 class UdpWire(DatagramProtocol):
     """A UDP socket, on any port or a certain one. It never hears of its end."""
 

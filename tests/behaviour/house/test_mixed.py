@@ -7,8 +7,6 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.protocol import Protocol
-from twisted.python.failure import Failure
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.config import ListenerSettings
@@ -19,7 +17,7 @@ from tests.behaviour.house import test_web
 from tests.behaviour.house.suite import HouseCase, HouseSuite, certificate
 from tests.support.house import USERS
 from tests.support.turn_client import TurnClient, code_of, eventually, pause
-from tests.support.wires import connect, patiently, reactor
+from tests.support.wires import Raw, connect, patiently, reactor
 
 BINDING = encode(Method.BINDING, Class.REQUEST, b"transaction!", [])
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -89,18 +87,8 @@ class MixedWebAbuseTests(MixedWebCase, test_web.WebAbuseTests):
         await eventually(lambda: self.listener.admission.total == 0)
 
 
-class Bytes(Protocol):
+class Bytes(Raw):
     """A connection, byte by byte if it is told so."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.closed: Deferred[None] = Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.heard += data
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        self.closed.callback(None)
 
     async def drip(self, data: bytes) -> None:
         """One byte in a segment."""

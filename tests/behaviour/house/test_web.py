@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
-from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import Certificate as TrustRoot
 from twisted.internet.ssl import optionsForClientTLS
-from twisted.python.failure import Failure
 
 from relayd.address import AppConnection, TransportAddress
 from relayd.listeners.websocket import PING_INTERVAL, PONG_TIMEOUT
@@ -19,28 +16,7 @@ from relayd.stun.message import MAX_MESSAGE
 from tests.behaviour.house.suite import NUMBER, HouseCase, certificate
 from tests.support.house import USERS
 from tests.support.turn_client import TurnClient, code_of, eventually, pause
-from tests.support.wires import WebSocketWire, WebSocketWireFactory, patiently, reactor
-
-
-class Raw(Protocol):
-    """A connection to the site, byte by byte."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.closed: Deferred[None] = Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.heard += data
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        self.closed.callback(None)
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)  # type: ignore[union-attr]
-
-    def close(self) -> Deferred[None]:
-        self.transport.loseConnection()  # type: ignore[union-attr]
-        return self.closed
+from tests.support.wires import Raw, WebSocketWire, WebSocketWireFactory, patiently, reactor
 
 
 class WebCase(HouseCase):
