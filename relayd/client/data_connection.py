@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
@@ -25,12 +24,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.address import Family, TransportAddress
+from relayd.address import TransportAddress
 from relayd.errors import RelaydError, ServerUnavailable
 from relayd.pump import Pump
 from relayd.turn.client_connections import Bound, ConnectionBind, NotBound
-
-Address = IPv4Address | IPv6Address
+from relayd.twisted_address import TwistedAddress, to_twisted
 
 
 class Carrier(Protocol):
@@ -197,13 +195,13 @@ class DataConnection:
         if self._carrier is not None:
             self._carrier.stream.abortConnection()
 
-    def getPeer(self) -> Address:
+    def getPeer(self) -> TwistedAddress:
         """The peer."""
-        return address_of(self.peer)
+        return to_twisted(self.peer)
 
-    def getHost(self) -> Address:
+    def getHost(self) -> TwistedAddress:
         """The relayed address, from which the peer is reached."""
-        return address_of(self._relayed)
+        return to_twisted(self._relayed)
 
     def getTcpNoDelay(self) -> bool:
         """As the three below: of the connection to the relay. The relay's own to the peer has it, too."""
@@ -330,9 +328,3 @@ class DataConnection:
         except Exception:
             self._log.failure("a protocol failed at what it received")
             self.abortConnection()
-
-
-def address_of(address: TransportAddress) -> Address:
-    """As Twisted has it."""
-    kind = IPv4Address if address.family is Family.IPV4 else IPv6Address
-    return kind("TCP", address.host, address.port)

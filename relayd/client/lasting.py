@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
@@ -28,6 +27,7 @@ from relayd.client.relayed import NoBroadcast, RelayedPort, peer_address
 from relayd.client.succession import Succession
 from relayd.core import Entropy
 from relayd.errors import RelaydError, RemoteError, ServerUnavailable
+from relayd.twisted_address import TwistedAddress
 
 
 class Allocator(Protocol):
@@ -116,7 +116,7 @@ class LastingPort(NoBroadcast):
         """Our own address as the server sees it, if there is an allocation and it said so."""
         return None if self._port is None else self._port.mapped_address
 
-    def getHost(self) -> IPv4Address | IPv6Address:
+    def getHost(self) -> TwistedAddress:
         """The (first) relayed address. Raises ServerUnavailable between two allocations."""
         if self._port is None:
             raise ServerUnavailable("there is no relayed address at the moment")

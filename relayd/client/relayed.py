@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import AbstractDatagramProtocol
@@ -17,6 +16,7 @@ from relayd.client.uri import TurnUri
 from relayd.errors import DecodeError, RelaydError, ServerUnavailable
 from relayd.stun.attributes import Icmp
 from relayd.turn.client_outputs import Allocated
+from relayd.twisted_address import TwistedAddress, to_twisted
 
 _PORT_UNREACHABLE = {Family.IPV4: (3, 3), Family.IPV6: (1, 4)}  # ICMP type and code
 
@@ -74,11 +74,9 @@ class RelayedPort(NoBroadcast, Owner):
         """Our own address as the server sees it, if it said so."""
         return self._allocated.mapped
 
-    def getHost(self) -> IPv4Address | IPv6Address:
+    def getHost(self) -> TwistedAddress:
         """The (first) relayed address."""
-        first = self._allocated.relayed[0]
-        kind = IPv4Address if first.family is Family.IPV4 else IPv6Address
-        return kind("UDP", first.host, first.port)
+        return to_twisted(self._allocated.relayed[0], "UDP")
 
     # --- peers ----------------------------------------------------------------------------------------------------
 

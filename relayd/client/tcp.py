@@ -15,13 +15,14 @@ from zope.interface import implementer
 
 from relayd.address import TransportAddress
 from relayd.client.carriers import open_data_connection
-from relayd.client.data_connection import Address, DataConnection, address_of
+from relayd.client.data_connection import DataConnection
 from relayd.client.relayed import peer_address
 from relayd.client.session import Owner, Session
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.client_outputs import Allocated
 from relayd.turn.outputs import PeerTls
+from relayd.twisted_address import TwistedAddress, to_twisted
 
 _ALREADY_EXISTS = 446  # RFC 6062 section 6.3
 FORGETTING = 31.0
@@ -71,9 +72,9 @@ class TcpAllocation(Owner):
         """Our own address as the server sees it, if it said so."""
         return self._allocated.mapped
 
-    def getHost(self) -> Address:
+    def getHost(self) -> TwistedAddress:
         """The (first) relayed address."""
-        return address_of(self._allocated.relayed[0])
+        return to_twisted(self._allocated.relayed[0])
 
     # --- peers ----------------------------------------------------------------------------------------------------
 

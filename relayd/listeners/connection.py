@@ -12,7 +12,6 @@ import typing
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -37,6 +36,7 @@ from relayd.listeners.tls_records import write_records
 from relayd.listeners.told_addresses import LOCAL_NETWORK, ToldAddresses
 from relayd.stream_end import StreamEnd
 from relayd.stun.framing import CONNECTION_BIND, StreamSplitter, channel_frame
+from relayd.twisted_address import from_twisted
 
 TCP = 6  # IP protocol number
 
@@ -47,13 +47,6 @@ MAX_OWED = 65_536  # bytes of responses that a client may leave unread on top of
 _BIND_REFUSED = b"\x01\x1b"  # the type of an error response to ConnectionBind (RFC 6062 section 6.1)
 
 REQUESTS_PER_TURN = 32  # messages that no flow takes, some 20 us each; the rest waits while all others have their turn
-
-
-def ip_address(address: object) -> TransportAddress | None:
-    """None for what is no IP address, such as a Unix socket."""
-    if isinstance(address, IPv4Address | IPv6Address):
-        return TransportAddress.parse(address.host, address.port)
-    return None
 
 
 class ConnectionHost(typing.Protocol):
@@ -371,7 +364,7 @@ class ClientConnection(Protocol):
     def _identify(self) -> bool:
         """Find out who that is; False if it may not stay."""
         transport: Any = self.transport
-        self.remote = ip_address(transport.getPeer())
+        self.remote = from_twisted(transport.getPeer())
         if not self._welcome():
             self.abort()
             return False
@@ -411,7 +404,7 @@ class ClientConnection(Protocol):
 
     def _set_path(self, client: TransportAddress, secure: bool) -> None:
         transport: Any = self.transport
-        server = ip_address(transport.getHost()) or self._listener.local_server
+        server = from_twisted(transport.getHost()) or self._listener.local_server
         five_tuple = FiveTuple(client, server, TCP)
         self.path = Path(five_tuple, self.secure if secure else self.plain)
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ILoggingContext
 from twisted.internet.protocol import ServerFactory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 
-from relayd.address import Family, TransportAddress
+from relayd.address import TransportAddress
 from relayd.errors import DecodeError
-from relayd.listeners.connection import ip_address
 from relayd.listeners.proxy_header import read_proxy_header
+from relayd.twisted_address import from_twisted, to_twisted
 
 
 class Judge(Protocol):
@@ -45,7 +44,7 @@ class ProxiedConnection(ProtocolWrapper):
     # --- what the transport calls ---
 
     def makeConnection(self, transport: Any) -> None:
-        judge, proxy = self.factory.judge, ip_address(transport.getPeer())
+        judge, proxy = self.factory.judge, from_twisted(transport.getPeer())
         self._trusted = judge.trusts(proxy)
         if self._trusted:
             super().makeConnection(transport)  # type: ignore[no-untyped-call]
@@ -113,11 +112,6 @@ class ProxiedFactory(WrappingFactory[ProxiedConnection]):
         wrapped: Any = self.wrappedFactory
         prefix = wrapped.logPrefix() if ILoggingContext.providedBy(wrapped) else type(wrapped).__name__
         return f"{prefix} (PROXY)"
-
-
-def to_twisted(address: TransportAddress) -> IPv4Address | IPv6Address:
-    kind = IPv4Address if address.family is Family.IPV4 else IPv6Address
-    return kind("TCP", address.host, address.port)
 
 
 def _abort(transport: Any) -> None:

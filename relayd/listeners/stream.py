@@ -25,12 +25,13 @@ from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
 from relayd.listeners.admission import Admission
-from relayd.listeners.connection import ClientConnection, StreamClient, ip_address
+from relayd.listeners.connection import ClientConnection, StreamClient
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
 from relayd.listeners.proxied import ProxiedFactory
 from relayd.listeners.told_addresses import ToldAddresses, local_address
 from relayd.turn.peer_rules import is_in
+from relayd.twisted_address import from_twisted
 
 SWEEP_INTERVAL = 1.0  # seconds: how exact the timeouts are, none of which is worth a delayed call per connection
 
@@ -71,7 +72,7 @@ class StreamListener(ServerFactory):
     @property
     def addresses(self) -> list[TransportAddress]:
         """Where it listens; empty for a Unix socket."""
-        address = ip_address(self._port.getHost()) if self._port is not None else None
+        address = from_twisted(self._port.getHost()) if self._port is not None else None
         return [] if address is None else [address]
 
     @property

@@ -33,6 +33,7 @@ FLOORS: list[list[tuple[str, ...]]] = [
             "stream_end",
             "tls",
             "tls_client",
+            "twisted_address",
             "unsent",
             "valve",
             "websocket_frames",
