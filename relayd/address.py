@@ -79,7 +79,8 @@ class TransportAddress(NamedTuple):
     def host(self) -> str:
         """The address in text, without zone or brackets."""
         if len(self.ip) == 4:
-            return ".".join(map(str, self.ip))  # each log line has four of these
+            first, second, third, fourth = self.ip
+            return f"{first}.{second}.{third}.{fourth}"  # each log line has three of these
         return str(ipaddress.IPv6Address(self.ip))
 
     @property

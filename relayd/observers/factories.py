@@ -45,7 +45,7 @@ class HumanLogFactory:
     def make(self, arguments: str, reactor: Any) -> IAllocationObserver:
         if arguments:
             raise ConfigurationError(f"--observe log:{arguments}: takes no argument; write log:")
-        return HumanLog()
+        return HumanLog(reactor)
 
 
 def _to_stdout(line: str) -> None:

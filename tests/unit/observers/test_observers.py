@@ -6,7 +6,14 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.logger import Logger, formatEvent
+from twisted.logger import (
+    LegacyLogObserverWrapper,
+    Logger,
+    eventAsJSON,
+    eventFromJSON,
+    formatEvent,
+    formatEventAsClassicLogText,
+)
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.interfaces import Counters
@@ -44,8 +51,8 @@ def json_lines() -> tuple[JsonLines, list[str]]:
 
 def human_line(event: Any) -> str:
     events: list[Any] = []
-    observer: Any = events.append
-    HumanLog(Logger(namespace="test", observer=observer)).observe(event)
+    publish: Any = events.append
+    HumanLog(Clock(), publish).observe(event)
     return formatEvent(events[0])
 
 
@@ -99,6 +106,25 @@ def test_human_line_tells_reason_and_traffic() -> None:
         "3 packets",
     ):
         assert part in text
+
+
+def test_human_lines_are_as_any_other_of_the_log() -> None:
+    """In a log file, as JSON and by way of an old observer (syslog) the line is what Logger would have made of it."""
+    events: list[Any] = []
+    publish: Any = events.append
+    HumanLog(Clock(), publish).observe(created(StubRelay(), "{} {alice} }{"))
+    Logger(namespace="relayd", observer=publish).info("{line}", line=formatEvent(events[0]))
+    ours, usual = events
+    usual["log_time"] = ours["log_time"]
+    assert "'{} {alice} }{'" in formatEvent(ours)
+    assert formatEventAsClassicLogText(ours) == formatEventAsClassicLogText(usual)
+    assert formatEvent(eventFromJSON(eventAsJSON(ours))) == formatEvent(usual)
+    told: list[Any] = []
+    old: Any = told.append
+    for event in (ours, usual):
+        LegacyLogObserverWrapper(old)(dict(event))
+    first, second = ({key: str(event[key]) for key in ("log_legacy", "isError", "time", "system")} for event in told)
+    assert first == second
 
 
 def test_a_full_disk_is_told_once() -> None:
