@@ -6,7 +6,6 @@ message that is refused early costs little. Order and repeats are kept.
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 from relayd.errors import DecodeError
 from relayd.stun import attributes as a
 from relayd.stun.attributes import ATTRIBUTES, MAGIC_COOKIE, Attribute
-from relayd.stun.integrity import IntegrityProof, fingerprint
+from relayd.stun.integrity import IntegrityProof, fingerprint, mac
 
 HEADER_SIZE = 20
 TRANSACTION_ID_SIZE = 12
@@ -223,7 +222,10 @@ def encode(
         code, digest, mac_size = (_MI_SHA256, "sha256", _SHA256_SIZE) if sha256 else (_MI, "sha1", _SHA1_SIZE)
         size += 4 + mac_size
         covered = _HEADER.pack(kind, size, MAGIC_COOKIE, transaction_id) + body
-        body += _TLV.pack(code, mac_size) + hmac.digest(key, covered, digest)
+        signature = _TLV.pack(code, mac_size) + mac(key, covered, digest)
+        if not with_fingerprint:
+            return covered + signature
+        body += signature
     if with_fingerprint:
         size += 8
         covered = _HEADER.pack(kind, size, MAGIC_COOKIE, transaction_id) + body
