@@ -13,7 +13,7 @@ from relayd.address import AppConnection, Family, Path
 from relayd.core import Deadlines, Entropy
 from relayd.turn.allocation import Allocation, ChannelBinding
 from relayd.turn.outputs import AllocationEnded, CloseRelay, EndReason, Relay, RemoveFlow
-from relayd.turn.peer_connections import PeerConnections
+from relayd.turn.peer_connections import PeerConnection, PeerConnections
 from relayd.turn.quota import Quota
 from relayd.turn.reservations import Reservation, Reservations
 from relayd.turn.settings import TurnSettings
@@ -26,14 +26,14 @@ class Allocations:
         self.quota = Quota(settings.user_quota, settings.total_quota)
         self._reservation_lifetime = settings.reservation_lifetime
         self._reservations = Reservations(entropy)
-        self.connections = PeerConnections(entropy, outputs)
         self._outputs = outputs
         self._by_path: dict[Path, Allocation] = {}
         self._by_relay: dict[Relay, Allocation] = {}
         self._counts: Counter[AppConnection] = Counter()
-        # An allocation, or a reservation's token. An allocation's deadline here may be earlier than what is due next on
-        # it, never later: then a refresh costs nothing.
-        self._deadlines: Deadlines[Allocation | bytes] = Deadlines()
+        # An allocation, a reservation's token, or a connection that waits to be bound. An allocation's deadline here
+        # may be earlier than what is due next on it, never later: then a refresh costs nothing.
+        self._deadlines: Deadlines[Allocation | bytes | PeerConnection] = Deadlines()
+        self.connections = PeerConnections(entropy, outputs, self._deadlines)
 
     # --- finding --------------------------------------------------------------------------------------------------
 
@@ -159,17 +159,15 @@ class Allocations:
 
     def next_deadline(self) -> float | None:
         """When `expire` is wanted."""
-        deadline, connections = self._deadlines.next(), self.connections.next_deadline()
-        if deadline is None or connections is None:
-            return connections if deadline is None else deadline
-        return min(deadline, connections)
+        return self._deadlines.next()
 
     def expire(self, now: float) -> None:
         """End what is due: allocations, channels, reservations, connections that nobody binds."""
-        self.connections.expire(now)
         for key in self._deadlines.due(now):
             if isinstance(key, Allocation):
                 self._expire_allocation(key, now)
+            elif isinstance(key, PeerConnection):
+                self.connections.end(key)
             else:
                 self._drop_reservation(key)
 

@@ -87,8 +87,9 @@ class Authentication:
         chosen = self._chosen_algorithm(message, nonce)
         # Deviation: the RFC looks at the nonce last. We look before anything is said about the user, so that whoever
         # holds no nonce of ours costs no look-up, and a client whose nonce expired gets 438 and not a second 401.
-        paths = (path,) if control is None else (path, control)
-        if not any(self._nonces.is_valid(nonce, each.client, now) for each in paths):
+        if not self._nonces.is_valid(nonce, path.client, now) and (
+            control is None or not self._nonces.is_valid(nonce, control.client, now)
+        ):
             raise RemoteError(438)
         # a user that cannot be ours, 401
         if realm != self._realm or (hashed is not None and not self._supports_userhash):

@@ -59,14 +59,15 @@ class PeerConnection:
 class PeerConnections:
     """All of a server's. What ends here is closed by the outputs that are written here."""
 
-    def __init__(self, entropy: Entropy, outputs: deque[Any]) -> None:
+    def __init__(self, entropy: Entropy, outputs: deque[Any], deadlines: Deadlines[Any]) -> None:
+        """`deadlines` are not ours alone: what is due of those that are pending is to be given to `end`."""
         self._entropy = entropy
         self._outputs = outputs
         self._of: dict[Allocation, dict[TransportAddress, PeerConnection]] = {}
         self._by_number: dict[int, PeerConnection] = {}
         self._by_handle: dict[Hashable, PeerConnection] = {}
         self._by_data_path: dict[Path, PeerConnection] = {}
-        self._deadlines: Deadlines[PeerConnection] = Deadlines()
+        self._deadlines = deadlines
 
     def __len__(self) -> int:
         return sum(len(connections) for connections in self._of.values())
@@ -156,15 +157,6 @@ class PeerConnections:
         connection = self._by_data_path.pop(path, None)
         if connection is not None:
             connection.data_path = None
-
-    def next_deadline(self) -> float | None:
-        """When `expire` is wanted."""
-        return self._deadlines.next()
-
-    def expire(self, now: float) -> None:
-        """End those that nobody bound in time."""
-        for connection in self._deadlines.due(now):
-            self.end(connection)
 
     # --- within ---------------------------------------------------------------------------------------------------
 
