@@ -85,7 +85,7 @@ class RelayService:
         # while the core holds its path too, or a flood of spoofed sources would fill the table. The doubtful ones
         # are looked at last.
         self._clients: dict[Path, IClientPath] = {}
-        self._doubtful: list[Path] = []
+        self._doubtful: set[Path] = set()
         self._depth = 0
         self._flows: dict[tuple[IRelay, int], Flow] = {}
         self._reserved: dict[IRelay, TransportAddress] = {}
@@ -112,7 +112,7 @@ class RelayService:
         held = self._clients.get(path)
         if held is None:
             self._clients[path] = client
-            self._doubtful.append(path)
+            self._doubtful.add(path)
         elif held is not client and path.app_connection is not AppConnection.UDP:
             # A PROXY header can claim any address. What is not signed (ChannelData, a Send indication, the end of the
             # connection) must not reach the allocation of whoever really has it.
@@ -196,11 +196,7 @@ class RelayService:
             self._doubtful.clear()
 
     def _perform(self, output: Any) -> None:
-        perform = self._perform_by_type.get(type(output))
-        if perform is not None:
-            perform(output)
-        else:
-            self._observe(output)
+        self._perform_by_type.get(type(output), self._observe)(output)
 
     def _observe(self, event: Any) -> None:
         for observer in self._observers:
@@ -209,7 +205,7 @@ class RelayService:
             except Exception:
                 self._log.failure("an observer failed on {kind}", kind=type(event).__name__)
         if isinstance(event, out.AllocationEnded):
-            self._doubtful.append(event.path)
+            self._doubtful.add(event.path)
 
     def _send(self, output: out.Send) -> None:
         client = self._clients.get(output.path)
@@ -290,7 +286,7 @@ class RelayService:
         connection.close()
 
     def _answer(self, request: out.AuthenticateUser | out.OpenRelay | out.ConnectToPeer, result: Any) -> None:
-        self._doubtful.append(request.path)
+        self._doubtful.add(request.path)
         self._tell_core(self.core.answer, request.id, result)
 
     def _authenticate(self, request: out.AuthenticateUser) -> None:

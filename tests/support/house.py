@@ -185,7 +185,7 @@ class House:
         assert service._clients == {}
         assert service._flows == {}
         assert service._reserved == {}
-        assert service._doubtful == []
+        assert service._doubtful == set()
 
 
 def descriptors() -> set[str]:
