@@ -23,7 +23,7 @@ from relayd.dataplane.flow import Flow
 from relayd.dataplane.sockets import (
     HAS_DONT_FRAGMENT,
     enlarge_buffers,
-    from_sockaddr,
+    local_address,
     open_udp,
     prepare_relayed,
     set_dont_fragment,
@@ -98,7 +98,7 @@ class PlaneSocket:
         self.plane = plane
         self.socket = opened
         self.fd = opened.fileno()
-        self.address = from_sockaddr(opened.getsockname())
+        self.address = local_address(opened)
         self.flows: dict[Hashable, Flow] = {}
         self.closed = False
 

@@ -70,6 +70,11 @@ def from_sockaddr(sockaddr: tuple[Any, ...]) -> TransportAddress:
     return TransportAddress(socket.inet_pton(socket.AF_INET6, sockaddr[0]), sockaddr[1], sockaddr[3])
 
 
+def local_address(opened: socket.socket) -> TransportAddress:
+    """Where a socket is bound. Asked for once, and so not remembered."""
+    return from_sockaddr.__wrapped__(opened.getsockname())
+
+
 def open_udp(address: TransportAddress) -> socket.socket:
     """A bound, non-blocking UDP socket. SO_REUSEPORT stays off: a port in use is an error. Raises OSError."""
     family = socket.AF_INET if len(address.ip) == 4 else socket.AF_INET6
@@ -78,7 +83,7 @@ def open_udp(address: TransportAddress) -> socket.socket:
         opened.setblocking(False)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind(to_sockaddr(address))
+        opened.bind(to_sockaddr.__wrapped__(address))
     except OSError:
         opened.close()
         raise

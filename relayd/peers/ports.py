@@ -17,6 +17,8 @@ from relayd.config import RelayAddress, RelaySettings
 from relayd.core import Entropy
 from relayd.errors import ConfigurationError, RelayUnavailable
 
+_DRAWN = 16  # bytes of entropy for each search: where it begins, and its stride
+
 MAX_TRIES = 256  # ports tried for one request: at a few microseconds each, finds one in a range that is 98 % full
 
 _TAKEN = frozenset({EADDRINUSE, EACCES})  # this port cannot be had, another one might
@@ -27,31 +29,29 @@ class RelayPorts:
     """The configured addresses and their ports."""
 
     def __init__(self, settings: RelaySettings, entropy: Entropy) -> None:
-        self._settings = settings
+        self._addresses = {family: [each for each in settings.addresses if each.family is family] for family in Family}
+        self._ports = range(settings.lowest_port, settings.highest_port + 1)
         self._entropy = entropy
         self.families = frozenset(address.family for address in settings.addresses)
         self.default_family = Family.IPV4 if Family.IPV4 in self.families else Family.IPV6
 
     def candidates(self, family: Family, even: bool = False, pair: bool = False) -> Iterator[tuple[RelayAddress, int]]:
         """Up to `MAX_TRIES` places to try: `even` ports only, and with `pair` those with a port of ours behind."""
-        lowest, highest = self._settings.lowest_port, self._settings.highest_port
-        ports = range(lowest + (lowest & 1), highest + 1, 2) if even else range(lowest, highest + 1)
-        if pair and ports and ports[-1] == highest:
+        ports, addresses = self._ports, self._addresses[family]
+        if even:
+            ports = ports[ports.start & 1 :: 2]
+        if pair and ports and ports[-1] == self._ports[-1]:
             ports = ports[:-1]
-        addresses = [address for address in self._settings.addresses if address.family is family]
         count = len(addresses) * len(ports)
         if not count:
             return
-        start = self._below(count)
-        stride = 1 + self._below(count)
+        drawn, start = divmod(int.from_bytes(self._entropy(_DRAWN), "big"), count)
+        stride = 1 + drawn % count
         while math.gcd(stride, count) != 1:
             stride += 1
         for turn in range(min(count, MAX_TRIES)):
             which, at = divmod((start + turn * stride) % count, len(ports))
             yield addresses[which], ports[at]
-
-    def _below(self, count: int) -> int:
-        return int.from_bytes(self._entropy(8), "big") % count
 
 
 def check_ports(settings: RelaySettings) -> None:
