@@ -67,12 +67,12 @@ class TurnRealm:
         """
         if ITurnUser not in interfaces:
             raise UnauthorizedLogin()
-        if ITurnUser.providedBy(avatarId):
-            return ITurnUser, avatarId, _leave
         name = avatarId.decode("utf-8", "replace") if isinstance(avatarId, bytes) else avatarId
-        if not isinstance(name, str) or not name:
-            raise UnauthorizedLogin()
-        return ITurnUser, TurnUser(name), _leave
+        if isinstance(name, str) and name:
+            return ITurnUser, TurnUser(name), _leave
+        if ITurnUser.providedBy(name):
+            return ITurnUser, name, _leave
+        raise UnauthorizedLogin()
 
 
 class _Source:

@@ -20,7 +20,6 @@ from zope.interface import implementer
 from relayd.address import AppConnection
 from relayd.interfaces import Counters, IAllocationObserver
 from relayd.observers.history import History
-from relayd.observers.log import sum_counters
 from relayd.observers.refusals import Refusal, refusal_of
 from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason, RequestRefused
 
@@ -136,7 +135,8 @@ class Statistics:
         kind = session.app_connection
         self.ended[kind, event.reason] += 1
         self.allocations[kind] -= 1
-        self._ended_traffic[kind].add(sum_counters(event.relays))
+        for counters in session.counters:
+            self._ended_traffic[kind].add(counters)
         if not self._live and self._call is not None:
             self._call.cancel()
             self._call = None
