@@ -25,7 +25,7 @@ from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService
 from relayd.listeners.admission import Admission
-from relayd.listeners.connection import ClientConnection, StreamClient
+from relayd.listeners.connection import CLOSE_GRACE, ClientConnection, StreamClient
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
 from relayd.listeners.proxied import ProxiedFactory
@@ -67,6 +67,7 @@ class StreamListener(ServerFactory):
         self._flush_call: IDelayedCall | None = None
         self._sweep_call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
+        self._patient_until = 0.0  # once it closes
         self._warned: set[str] = set()
 
     @property
@@ -107,6 +108,7 @@ class StreamListener(ServerFactory):
         if self._empty is not None or self._port is None:
             return succeed(None)
         self._empty = Deferred()
+        self._patient_until = self.clock.seconds() + CLOSE_GRACE
         stopped = maybeDeferred(self._port.stopListening)
         for client in list(self._clients):
             client.close()
@@ -162,9 +164,14 @@ class StreamListener(ServerFactory):
     def _sweep(self) -> None:
         self._sweep_call = None
         now = self.clock.seconds()
+        # Data connections have a grace of their own, which is longer than whoever restarts the relay ought to wait.
+        out_of_patience = self.closing and now >= self._patient_until
         for client in list(self._clients):
             try:
-                client.sweep(now)
+                if out_of_patience:
+                    client.abort()
+                else:
+                    client.sweep(now)
             except Exception:
                 self._log.failure("could not look after a connection")
         if self._clients and self._sweep_call is None:

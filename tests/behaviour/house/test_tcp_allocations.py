@@ -7,11 +7,13 @@ import socket
 from typing import Any, cast
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString, wrapClientTLS
 from twisted.internet.ssl import Certificate as TrustRoot
 from twisted.internet.ssl import optionsForClientTLS
 
 from relayd.address import AppConnection, TransportAddress
+from relayd.listeners.connection import CLOSE_GRACE
 from relayd.peers.connection import PeerConnection
 from relayd.stream_end import MAX_BUFFERED
 from relayd.stun import attributes as a
@@ -19,6 +21,7 @@ from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import Class, Message, Method, decode, encode
 from tests.support.tcp_peer import Conversation, Conversations, TcpPeer, call
 from tests.support.turn_client import TurnClient, code_of, eventually, pause
+from tests.support.wires import patiently
 
 from .suite import HouseCase, certificate
 
@@ -197,6 +200,16 @@ class TcpAllocationSuite(TcpAllocationCase):
         await eventually(lambda: wire.end == "closed")
         await eventually(lambda: conversation.end != "")
         assert self.house.sessions() == 0
+
+    async def test_ends_that_do_not_close_hold_up_no_shutdown(self) -> None:
+        """Those of a client and a peer that do not read are cut, after the grace of every other connection."""
+        _, wire, conversation = await self.pair()
+        ends: list[Any] = [wire, conversation]
+        for end in ends:
+            end.transport.pauseProducing()
+        stopping = Deferred.fromCoroutine(self.house.stop())
+        self.house.reactor.advance(CLOSE_GRACE)
+        await patiently(stopping)
 
     async def test_unreachable_and_refused_peers(self) -> None:
         """447 where nobody listens, 403 where the peer rules say no, 446 for a second one."""
