@@ -7,7 +7,8 @@ stumbles over and then goes on: one without a subjectAltName, or with one that c
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from OpenSSL import SSL
@@ -20,6 +21,31 @@ from zope.interface import implementer
 
 from relayd.identity import ReferenceIdentity
 
+TRUST_LIFETIME = 3600.0  # seconds: how old the system's authorities may be, which its updates replace
+
+
+class Trust:
+    """A trust root of Twisted's, None for the system's authorities, as OpenSSL has it: read for many connections.
+
+    To read the system's takes 7 ms, in which nothing is relayed, and a megabyte as long as a connection uses it.
+    """
+
+    def __init__(self, trust_root: Any = None, now: Callable[[], float] = monotonic) -> None:
+        """`now` gives seconds on any clock."""
+        self._trust_root = trust_root or platformTrust()
+        self._now = now
+        self._options: Any = None
+        self._read_again_at = 0.0
+
+    def connection(self, protocol: Any) -> SSL.Connection:
+        """A new one, for a `TLSMemoryBIOProtocol`; it asks for no name yet."""
+        now = self._now()
+        if self._options is None or now >= self._read_again_at:
+            self._options = CertificateOptions(trustRoot=self._trust_root)
+            self._read_again_at = now + TRUST_LIFETIME
+        connection: SSL.Connection = self._options.clientConnectionForTLS(protocol)
+        return connection
+
 
 @implementer(IOpenSSLClientConnectionCreator)
 class TlsClientOptions:
@@ -28,18 +54,20 @@ class TlsClientOptions:
     """
 
     def __init__(self, name: str, trust_root: Any = None, protocols: Sequence[bytes] = ()) -> None:
-        """`trust_root` is one of Twisted's, or None for the system's authorities; `protocols` are offered by ALPN.
+        """`trust_root` is one of Twisted's, None for the system's authorities, or a `Trust` that several share;
+        `protocols` are offered by ALPN.
 
         Raises ValueError for a name that no certificate can be for.
         """
         self._identity = ReferenceIdentity(name)
-        self._options: Any = CertificateOptions(
-            trustRoot=trust_root or platformTrust(), acceptableProtocols=list(protocols) or None
-        )
+        self._trust = trust_root if isinstance(trust_root, Trust) else Trust(trust_root)
+        self._protocols = list(protocols)
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N802
         """See `IOpenSSLClientConnectionCreator`."""
-        connection: SSL.Connection = self._options.clientConnectionForTLS(tlsProtocol)
+        connection = self._trust.connection(tlsProtocol)
+        if self._protocols:
+            connection.set_alpn_protos(self._protocols)
         identity, protocol = (
             self._identity,
             weakref.ref(tlsProtocol),

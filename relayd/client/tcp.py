@@ -20,6 +20,7 @@ from relayd.client.relayed import peer_address
 from relayd.client.session import Owner, Session
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
+from relayd.tls_client import Trust
 from relayd.turn.client_outputs import Allocated
 from relayd.turn.outputs import PeerTls
 from relayd.twisted_address import TwistedAddress, to_twisted
@@ -46,7 +47,7 @@ class TcpAllocation(Owner):
         self._reactor = reactor
         self._session = session
         self._allocated = allocated
-        self._trust_root = trust_root
+        self._trust_root = Trust(trust_root)  # for all data connections, where TLS leads to the server
         self._callers: IProtocolFactory | None = None
         self._caller_failed: Callable[[TransportAddress, RelaydError], None] | None = None
         self._connections: set[DataConnection] = set()

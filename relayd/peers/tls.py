@@ -14,7 +14,6 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    platformTrust,
     trustRootFromCertificates,
 )
 from twisted.python.failure import Failure
@@ -28,7 +27,7 @@ from relayd.interfaces import ITcpRelayReceiver
 from relayd.peers.connection import PeerConnection, RelayedAddress
 from relayd.pem import Authorities, server_options
 from relayd.tls import TlsFactory
-from relayd.tls_client import TlsClientOptions
+from relayd.tls_client import TlsClientOptions, Trust
 from relayd.turn.outputs import PeerTls
 
 HANDSHAKE_TIMEOUT = 8.0  # seconds: with the 30 for TCP, a client hears within the 39.5 that it waits
@@ -39,7 +38,7 @@ class PeerTlsOptions:
 
     def __init__(self, settings: RelaySettings) -> None:
         ca, certificate, key = settings.peer_ca, settings.peer_certificate, settings.peer_key
-        self._trust = Current(platformTrust())
+        self._trust = Current(Trust())
         self._server: Current[CertificateOptions] | None = None
         if ca is not None:
             with _named(f"--peer-ca {ca}"):
@@ -154,8 +153,9 @@ def _words(error: SSL.Error) -> str:
     return ", ".join(str(each[-1]) for each in said) or "the TLS connection ended"
 
 
-def _trust_in(authorities: Authorities) -> Any:
-    return trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in authorities.certificates])
+def _trust_in(authorities: Authorities) -> Trust:
+    certificates = [Certificate(X509.from_cryptography(each)) for each in authorities.certificates]
+    return Trust(trustRootFromCertificates(certificates))
 
 
 @contextmanager

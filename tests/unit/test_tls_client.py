@@ -27,7 +27,7 @@ from twisted.test.iosim import FakeTransport, connect
 from zope.interface.verify import verifyObject
 
 from relayd.identity import ReferenceIdentity
-from relayd.tls_client import TlsClientOptions
+from relayd.tls_client import TRUST_LIFETIME, TlsClientOptions, Trust
 
 NAME = "peer.example"
 NOW = datetime.datetime.now(datetime.UTC)
@@ -112,6 +112,29 @@ def test_it_is_what_twisted_takes() -> None:
 def test_whoever_proves_the_name_passes(name: str, shown: x509.SubjectAlternativeName) -> None:
     """A DNS name, also by a wildcard, or an address."""
     assert shaken(TlsClientOptions(name, TRUST), certificate("somebody", shown)) == (True, None)
+
+
+def test_trust_is_read_once_for_many() -> None:
+    """Connections share what was made of the authorities, each with its own name; it is read again after
+    a while, for what the system's updates bring.
+    """
+    clock = Clock()
+    trust = Trust(TRUST, clock.seconds)
+    shown = certificate("somebody", names(NAME))
+    above: Any = over_tls(TlsClientOptions(NAME, trust), True, End())
+
+    def context() -> SSL.Context:
+        return trust.connection(above).get_context()
+
+    first = context()
+    assert shaken(TlsClientOptions(NAME, trust), shown) == (True, None)
+    assert not shaken(TlsClientOptions("other.example", trust), shown)[0]
+    assert shaken(TlsClientOptions(NAME, trust), shown) == (True, None)
+    clock.advance(TRUST_LIFETIME - 1)
+    assert context() is first
+    clock.advance(1)
+    assert context() is not first
+    assert shaken(TlsClientOptions(NAME, trust), shown) == (True, None)
 
 
 @pytest.mark.parametrize(
