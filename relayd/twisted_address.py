@@ -1,4 +1,4 @@
-"""Addresses between the forms of Twisted and ours."""
+"""Turns our addresses into those of Twisted, and those of Twisted into ours."""
 
 from __future__ import annotations
 

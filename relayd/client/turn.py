@@ -1,4 +1,4 @@
-"""`TurnClient`: from a server's URI and a user to a relayed address, by way of another one where that says so."""
+"""`TurnClient`: from a server's URI and a user to a relayed address, on another server where that one redirects us."""
 
 from __future__ import annotations
 

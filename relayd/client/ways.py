@@ -1,6 +1,6 @@
-"""What the words of a user stand for: the ways to a relay, the proxy in between, and whom certificates are of.
+"""What every command of `relayd-client` is told: ways to a relay, a proxy in between, the user, and whom to trust.
 
-Shared by the commands of `relayd-client`. No secret is an argument: each is in the environment, asked for, or a line
+No secret is an argument: each is in the environment, asked for, or a line
 from a pipe.
 """
 

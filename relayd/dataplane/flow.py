@@ -1,6 +1,4 @@
-"""A flow: one decision of the TURN core, in the form in which a data plane repeats it. And the counters that come
-back up.
-"""
+"""A flow: one decision of the TURN core, in the form in which a data plane repeats it."""
 
 from __future__ import annotations
 

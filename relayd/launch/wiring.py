@@ -94,15 +94,7 @@ def build_daemon(
     authenticator = Authenticator([one_user.checker()] if one_user else checkers, reactor)
     data_plane = plane_factory.make(reactor)
     try:
-        relaying = RelaySettings(
-            relays,
-            *settings.relay_ports,
-            settings.peer_ca,
-            settings.peer_certificate,
-            settings.peer_key,
-            certificates,
-        )
-        transports = make_peer_transports(reactor, data_plane, relaying)
+        transports = make_peer_transports(reactor, data_plane, relay_settings(settings, relays, certificates))
     except ConfigurationError as why:
         data_plane.close()
         if settings.relay_address or not isinstance(why, CannotRelay):
@@ -130,18 +122,37 @@ def build_daemon(
         ),
         transports,
         data_plane,
-        ListenerSettings(
-            max_connections=settings.max_connections,
-            max_connections_per_source=settings.max_connections_per_source,
-            trusted_proxies=settings.trust_proxy,
-            web_origins=settings.web_origin,
-            status_from=settings.status_from,
-            status=status,
-            certificates=certificates,
-        ),
+        listener_settings(settings, status, certificates),
         opening.opened,
         Console(sys.stdout, sys.stderr),
         is_daemon,
+    )
+
+
+def relay_settings(settings: Settings, relays: tuple[RelayAddress, ...], certificates: Certificates) -> RelaySettings:
+    """The part of the settings that peer transports keep to."""
+    lowest, highest = settings.relay_ports
+    return RelaySettings(
+        relays,
+        lowest_port=lowest,
+        highest_port=highest,
+        peer_ca=settings.peer_ca,
+        peer_certificate=settings.peer_certificate,
+        peer_key=settings.peer_key,
+        certificates=certificates,
+    )
+
+
+def listener_settings(settings: Settings, status: RelayStatus, certificates: Certificates) -> ListenerSettings:
+    """The part of the settings that listeners keep to."""
+    return ListenerSettings(
+        max_connections=settings.max_connections,
+        max_connections_per_source=settings.max_connections_per_source,
+        trusted_proxies=settings.trust_proxy,
+        web_origins=settings.web_origin,
+        status_from=settings.status_from,
+        status=status,
+        certificates=certificates,
     )
 
 

@@ -1,7 +1,7 @@
-"""Keeps the addresses unique that clients of one listener did not connect from: those that a proxy tells, or none.
+"""Gives clients of one listener an address where theirs is not seen: the one that a proxy tells, or one made up.
 
-Two clients of a web proxy can have one address, and the proxy rarely tells their ports. Each still needs a 5-tuple of
-its own (RFC 8656 section 2.2), or it would meet the allocation of the other.
+Each is unique. Two clients of a web proxy can have one address, and the proxy rarely tells their ports. Still each
+needs a 5-tuple of its own (RFC 8656 section 2.2), or it would meet the allocation of the other.
 """
 
 from __future__ import annotations

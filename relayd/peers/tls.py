@@ -1,4 +1,4 @@
-"""TLS between the relay and its peers: as a client whom a name is to be proved, and as a server with a certificate."""
+"""TLS between the relay and its peers: as a client, to whom the peer proves its name, or as a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policy `transports:udp`: what clients may have relayed, datagrams or TCP connections. Answers the other 442."""
+"""The policy `transports:udp` or `transports:tcp`: only datagrams, or only TCP connections, are relayed to peers."""
 
 from __future__ import annotations
 
