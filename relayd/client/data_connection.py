@@ -70,7 +70,9 @@ class DataConnection:
         protocol: bytes | None,
         ended: Callable[[DataConnection], None],
     ) -> None:
-        """`protocol` is what the peer chose by ALPN. `ended` is called once it is gone, if it was ever there."""
+        """`protocol` is what the peer chose by ALPN. `ended` is called once it is gone, if it was ever there, and the
+        application has been told so.
+        """
         self.negotiatedProtocol = protocol  # where Twisted's TLS connections have it
         self.opened: Deferred[Any] = Deferred(lambda _: self.abortConnection())
         self._clock = clock
@@ -137,7 +139,6 @@ class DataConnection:
         self._deliver()
         protocol, self._protocol = self._protocol, None
         self._fail(ServerUnavailable(words))
-        self._ended(self)
         if protocol is not None:
             try:
                 protocol.connectionLost(reason)
@@ -146,6 +147,7 @@ class DataConnection:
         if self._is_started:
             self._is_started = False
             self._factory.doStop()
+        self._ended(self)
 
     # --- ITCPTransport --------------------------------------------------------------------------------------------
 

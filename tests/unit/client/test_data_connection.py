@@ -83,6 +83,7 @@ class Case:
 
     def __init__(self, application: Any, *, tls: bool = False) -> None:
         self.clock = Clock()
+        self._application = application
         self.transport: Any = make_transport()
         self.opened: list[Any] = []
         self.gone: list[DataConnection] = []
@@ -91,11 +92,15 @@ class Case:
         factory: Any = Factory()
         factory.buildProtocol = lambda _: application() if callable(application) else application
         factory.noisy = False
-        self.data = DataConnection(self.clock, core, factory, peer, relayed, None, self.gone.append)
+        self.data = DataConnection(self.clock, core, factory, peer, relayed, None, self._gone)
         self.data.opened.addBoth(self.opened.append)
         self.carrier = StreamCarrier(self.data, not tls)
         self.carrier.makeConnection(self.transport)  # type: ignore[no-untyped-call]
         self.transport.clear()
+
+    def _gone(self, data: DataConnection) -> None:
+        assert getattr(self._application, "is_lost", True), "who waits for the end finds the application unaware of it"
+        self.gone.append(data)
 
     def hear(self, data: bytes) -> None:
         self.carrier.dataReceived(data)
