@@ -5,6 +5,7 @@ one that knows nothing of TURN. No secret is an argument.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,8 +31,8 @@ _WIDTHS = (4, 44, 9, 9, 21, 0)  # characters; all but the last are padded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit status. 0: all ways work, or what was forwarded was stopped. 1: a way does not
-    work, or a line on stderr says what is wrong. argparse itself exits 2.
+    """Run the command; gives the exit status. 0: a way to every server works, or what was forwarded was stopped. 1: no
+    way to a server works, or a line on stderr says what is wrong. argparse itself exits 2.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -68,8 +69,11 @@ async def _forward(reactor: Any, options: argparse.Namespace, make_clients: Clie
         with suppress(OSError):  # nobody reads it any more, which is no reason to stop, nor not to
             print(line, flush=True)
 
+    def ways(families: tuple[Family, ...]) -> list[TurnClient]:
+        return [each for server in make_clients(reactor, families) for each in server]
+
     try:
-        await forward(reactor, _wanted(options), lambda families: make_clients(reactor, families), options.timeout, say)
+        await forward(reactor, _wanted(options), ways, options.timeout, say)
     except RelaydError as error:
         print(f"relayd-client: {explain(error)}", file=sys.stderr)
         return 1
@@ -80,8 +84,9 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return Wanted(options.udp, options.tcp, options.tls, options.accept, options.accept_tls)
 
 
-async def ping_all(reactor: Any, clients: Sequence[TurnClient], count: int, patience: float) -> int:
-    """Try all side by side, and print a row for each as soon as it is known; gives how many failed."""
+async def ping_all(reactor: Any, servers: Sequence[Sequence[TurnClient]], count: int, patience: float) -> int:
+    """Try all side by side, and print a row for each as soon as it is known; gives how many servers no way leads to."""
+    clients = [client for server in servers for client in server]
     for proxy in dict.fromkeys(client.proxy for client in clients if client.proxy is not None):
         ways = ", ".join(str(client.uri) for client in clients if client.proxy == proxy)
         print(f"through the proxy {proxy}: {ways}")
@@ -91,9 +96,15 @@ async def ping_all(reactor: Any, clients: Sequence[TurnClient], count: int, pati
         await deferLater(reactor, number * STAGGER)
         outcome = await ping(reactor, client, count, patience)
         print(describe(outcome), flush=True)
-        return outcome.error is not None
+        return outcome.error is None
 
-    return sum(await gatherResults([Deferred.fromCoroutine(one(*each)) for each in enumerate(clients)]))
+    numbers = itertools.count()
+
+    async def is_reached(server: Sequence[TurnClient]) -> bool:
+        return any(await gatherResults([Deferred.fromCoroutine(one(next(numbers), client)) for client in server]))
+
+    reached = await gatherResults([Deferred.fromCoroutine(is_reached(server)) for server in servers])
+    return reached.count(False)
 
 
 def describe(outcome: Outcome) -> str:

@@ -30,7 +30,7 @@ PASSWORD_VARIABLE = "RELAYD_PASSWORD"  # of the environment
 PROXY_PASSWORD_VARIABLE = "RELAYD_PROXY_PASSWORD"
 DIRECT = "direct"  # instead of a proxy: whatever the environment says, none
 
-Clients = Callable[[Any, tuple[Family, ...]], list[TurnClient]]
+Clients = Callable[[Any, tuple[Family, ...]], list[list[TurnClient]]]
 
 # A host, perhaps with a port. What begins as a URI does is one, and its errors are its own.
 _HOST = re.compile(r"(?!(?:turns?|wss?):)(?P<host>\[[^\]]*\]|[^\[\]:/?#@\s]+)(?P<port>:[0-9]+)?", re.IGNORECASE)
@@ -64,13 +64,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def clients(options: argparse.Namespace) -> Clients:
-    """What makes a client for each way, given the reactor and the families of the relayed addresses.
+    """What makes the clients of each server, one for each way, given the reactor and the families of relayed addresses.
 
     Raises ConfigurationError.
     """
     proxy = None if options.proxy in (None, DIRECT) else _proxy(options.proxy)
-    uris = [uri for server in options.servers for uri in ways_to(server, through_proxy=proxy is not None)]
-    found = [proxy_from_environment(uri) if options.proxy is None else None for uri in uris]
+    servers = [ways_to(server, through_proxy=proxy is not None) for server in options.servers]
+    found = {
+        uri: proxy_from_environment(uri) if options.proxy is None else None for server in servers for uri in server
+    }
     trust_root = None if options.ca is None else read_trust_root(options.ca)
     username: str = options.user
     _check("--user", username)
@@ -80,11 +82,12 @@ def clients(options: argparse.Namespace) -> Clients:
     if proxy is not None and proxy.username is not None:
         prompt = f"Password of {proxy.username} for the proxy: "
         proxy = proxy.with_user(proxy.username, _secret(options.proxy_password_env, prompt))
-    proxies = [proxy or each for each in found]
-    return lambda reactor, families: [
-        TurnClient(reactor, uri, username, password, families=families, trust_root=trust_root, proxy=each)
-        for uri, each in zip(uris, proxies, strict=True)
-    ]
+
+    def client(reactor: Any, uri: TurnUri, families: tuple[Family, ...]) -> TurnClient:
+        way = proxy or found[uri]
+        return TurnClient(reactor, uri, username, password, families=families, trust_root=trust_root, proxy=way)
+
+    return lambda reactor, families: [[client(reactor, uri, families) for uri in server] for server in servers]
 
 
 def ways_to(server: str, *, through_proxy: bool = False) -> list[TurnUri]:

@@ -81,9 +81,9 @@ def test_every_way(server: TurnServer, certificate: Certificate, host: str) -> N
 
 
 def test_a_host(server: TurnServer, certificate: Certificate) -> None:
-    """A host with a port is tried in every way: all but udp work where one port is for all."""
+    """A host with a port is tried in every way: all but udp work where one port is for all, and one would be enough."""
     done = run("--ca", str(certificate.certificate), "--timeout", "3", f"localhost:{PORT_FOR_ALL}")
-    assert done.returncode == 1
+    assert done.returncode == 0
     rows = rows_of(done)
     assert {way for way, row in rows.items() if "failed" not in row} == {"tcp", "tls", "dtls", "wss"}, done.stdout
     assert rows.keys() == {"udp", "dtls", "tcp", "tls", "wss"}
@@ -97,7 +97,9 @@ def test_ipv6_relayed_address(server: TurnServer) -> None:
 
 
 def test_what_fails(server: TurnServer) -> None:
-    """Each way that fails says why in its row; those that work still show; the status is 1; no traceback."""
+    """Each way that fails says why in its row; those that work still show; a server that none leads to makes the status
+    1; no traceback.
+    """
     nobody = free_ports()
     done = run(
         f"turn:127.0.0.1:{nobody}?transport=udp",
