@@ -15,6 +15,7 @@ a module into `twisted/plugins` that provides one of the factories; the kinds of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -135,6 +136,14 @@ class IRelayService(Interface):
         """Whether an allocation hangs on this path: listeners time out connections that have none."""
 
 
+class TurnedAway(StrEnum):
+    """Why a connection or DTLS session did not come about."""
+
+    TOTAL = "total"  # the listener had as many as it may have
+    SOURCE = "source"  # its source had
+    HANDSHAKES = "handshakes"  # its source began too many TLS or DTLS handshakes in too short a time
+
+
 class IListener(Interface):
     """A way in that is open."""
 
@@ -143,6 +152,8 @@ class IListener(Interface):
     addresses: list[TransportAddress] = Attribute("What it occupies locally: no peer is reached there.")
     app_connection: str = Attribute("The app_connection that its clients get; for a mixed port the plain one.")
     behind_proxy: bool = Attribute("Whether only proxies can connect, and clients find it under the proxy's address.")
+
+    turned_away: Any = Attribute("How many connections were, a `Counter` of `TurnedAway`. Empty where there are none.")
 
     def close() -> Any:
         """Stop accepting and end all connections. A Deferred that fires when no socket or delayed call is left."""

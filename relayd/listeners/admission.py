@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from relayd.address import TransportAddress
 from relayd.config import ListenerSettings
+from relayd.interfaces import TurnedAway
 
 
 def source_of(client: TransportAddress) -> bytes:
@@ -14,7 +17,8 @@ def source_of(client: TransportAddress) -> bytes:
 class Admission:
     """The connections of one listener. Keeps nothing about sources that have left.
 
-    `enter` and `leave` as connections come and go; `claim` and `release` once their source is known.
+    `enter` and `leave` as connections come and go; `claim` and `release` once their source is known. `handshakes` are
+    those of TLS or DTLS.
     """
 
     def __init__(self, settings: ListenerSettings) -> None:
@@ -22,10 +26,16 @@ class Admission:
         self._most_per_source = settings.max_connections_per_source
         self._by_source: dict[bytes, int] = {}
         self.total = 0
+        self.turned_away: Counter[TurnedAway] = Counter()
+        # As many as may last that long, so this refuses nobody who goes on with what he begins.
+        self.handshakes = Handshakes(
+            settings.max_connections_per_source, settings.first_message_timeout, self.turned_away
+        )
 
     def enter(self) -> bool:
         """Count one connection; False, and not counted, if there are too many."""
         if self.total >= self._most:
+            self.turned_away[TurnedAway.TOTAL] += 1
             return False
         self.total += 1
         return True
@@ -38,6 +48,7 @@ class Admission:
         """Count one connection of that source; False, and not counted, if it has too many."""
         count = self._by_source.get(source, 0)
         if count >= self._most_per_source:
+            self.turned_away[TurnedAway.SOURCE] += 1
             return False
         self._by_source[source] = count + 1
         return True
@@ -54,14 +65,15 @@ class Admission:
 class Handshakes:
     """How many handshakes each source began in this period. Keeps nothing about the periods before.
 
-    `Admission` cannot bound these: who breaks a handshake off makes room for the next one, and each costs a signature.
-    Only sources that have proved their address may be counted, or anyone could use up what is another's.
+    `Admission` alone cannot bound these: who breaks a handshake off makes room for the next one, and each costs a
+    signature. Only sources that have proved their address may be counted, or anyone could use up what is another's.
     """
 
-    def __init__(self, most: int, period: float) -> None:
+    def __init__(self, most: int, period: float, turned_away: Counter[TurnedAway]) -> None:
         """`most` for each source in `period` seconds."""
         self._most = most
         self._period = period
+        self._turned_away = turned_away
         self._since = 0.0
         self._by_source: dict[bytes, int] = {}
 
@@ -70,7 +82,10 @@ class Handshakes:
         if not 0 <= now - self._since < self._period:
             self._since = now
             self._by_source.clear()
-        return self._by_source.get(source, 0) < self._most
+        if self._by_source.get(source, 0) < self._most:
+            return True
+        self._turned_away[TurnedAway.HANDSHAKES] += 1
+        return False
 
     def count(self, source: bytes) -> None:
         """That source began one."""

@@ -8,6 +8,7 @@ hello. The allocation ends with the session.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,8 @@ from relayd.dtls import (
     is_client_hello,
 )
 from relayd.errors import ConfigurationError
-from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService
-from relayd.listeners.admission import Admission, Handshakes, source_of
+from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService, TurnedAway
+from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.client_ports import ClientPorts, Hosts
 from relayd.listeners.endpoint import Endpoint, cannot_listen, tls_files
 from relayd.listeners.liveness import Liveness
@@ -142,8 +143,6 @@ class DtlsListener:
         self.service = service
         self.settings = settings
         self.admission = Admission(settings)
-        # As many as may last that long, so this refuses nobody who goes on with what he begins.
-        self._begun = Handshakes(settings.max_connections_per_source, settings.first_message_timeout)
         self._context = context
         self._server = DtlsServer(context.value, entropy)
         self._ports = ClientPorts(self.app_connection, self, hosts)
@@ -151,6 +150,10 @@ class DtlsListener:
         # Handshakes under way, of new clients and of those that start again.
         self._handshakes: dict[Path, DtlsClient] = {}
         self._sweep_call: IDelayedCall | None = None
+
+    @property
+    def turned_away(self) -> Counter[TurnedAway]:
+        return self.admission.turned_away
 
     @property
     def addresses(self) -> list[TransportAddress]:
@@ -220,14 +223,14 @@ class DtlsListener:
     def _hello(self, client: IClientPath, data: bytes) -> None:
         now = self.clock.seconds()
         source = source_of(client.path.client)
-        if not self._begun.has_room(source, now):
+        if not self.admission.handshakes.has_room(source, now):
             return
         self._server.show(self._context.value)
         answer = self._server.receive(repr(client.path.client).encode(), data, now)
         if isinstance(answer, Transmit):
             client.send(answer.datagram)
         elif answer is not None:
-            self._begun.count(source)
+            self.admission.handshakes.count(source)
             self._begin(client, answer)
 
     def _begin(self, below: IClientPath, session: DtlsSession) -> None:

@@ -17,8 +17,8 @@ from relayd.certificates import Certificates, Current
 from relayd.errors import ConfigurationError
 from relayd.listeners.endpoint import TlsFiles, split_arguments, tls_files
 from relayd.listeners.proxied import Judge, ProxiedFactory
+from relayd.listeners.tls_handshakes import LimitedTlsFactory
 from relayd.pem import Pair, read_pair, server_options
-from relayd.tls import TlsFactory
 
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 
@@ -79,7 +79,7 @@ class InternetPorts:
         self, port: int, factory: Any, contextFactory: Any, backlog: int, interface: str
     ) -> IListeningPort:
         """What an `ssl:` endpoint calls, with a `StreamListener`. Raises as `listenTCP`, and ConfigurationError."""
-        tls = TlsFactory(self._renewed(contextFactory.dhParameters), False, factory, self._reactor)
+        tls = LimitedTlsFactory(self._renewed(contextFactory.dhParameters), factory, self._reactor, factory)
         return self.listenTCP(port, factory.over_tls(tls), backlog, interface)
 
     def _files(self) -> TlsFiles:

@@ -65,6 +65,9 @@ class Undecided(ClientConnection):
     def _hand_on_to_tls(self, tls: TLSMemoryBIOFactory, data: bytes) -> None:
         transport: Any = self.transport
         above: Any = tls.buildProtocol(transport.getPeer())
+        if above is None:
+            self.abort()
+            return
         self._hand_on(above.wrappedProtocol, data, below=above)
 
     def _hand_on(self, successor: ClientConnection, data: bytes, below: Any = None) -> None:

@@ -6,6 +6,7 @@ to write in one turn of the reactor.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -23,8 +24,8 @@ from relayd.address import TransportAddress
 from relayd.config import ListenerSettings
 from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
-from relayd.interfaces import IListener, IRelayService
-from relayd.listeners.admission import Admission
+from relayd.interfaces import IListener, IRelayService, TurnedAway
+from relayd.listeners.admission import Admission, source_of
 from relayd.listeners.connection import CLOSE_GRACE, ClientConnection, StreamClient
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
@@ -69,6 +70,10 @@ class StreamListener(ServerFactory):
         self._empty: Deferred[None] | None = None
         self._patient_until = 0.0  # once it closes
         self._warned: set[str] = set()
+
+    @property
+    def turned_away(self) -> Counter[TurnedAway]:
+        return self.admission.turned_away
 
     @property
     def addresses(self) -> list[TransportAddress]:
@@ -148,6 +153,17 @@ class StreamListener(ServerFactory):
     def trusts(self, proxy: TransportAddress | None) -> bool:
         """Whether a proxy may say who its clients are. None is a Unix socket: its permissions say who may use it."""
         return proxy is None or is_in(proxy, self.settings.trusted_proxies)
+
+    def may_shake_hands(self, client: TransportAddress | None) -> bool:
+        """Whether the client's source has not begun too many TLS handshakes. A trusted proxy brings everybody."""
+        if client is None or self.trusts(client):
+            return True
+        return self.admission.handshakes.has_room(source_of(client), self.clock.seconds())
+
+    def shakes_hands(self, client: TransportAddress | None) -> None:
+        """Count one."""
+        if client is not None and not self.trusts(client):
+            self.admission.handshakes.count(source_of(client))
 
     def warn_once(self, topic: str, text: str) -> None:
         """Tell the operator of what may be a mistake of theirs, once for each topic: strangers can bring it about."""

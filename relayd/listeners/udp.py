@@ -7,11 +7,13 @@ they know each other as siblings.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from relayd.address import AppConnection, TransportAddress
-from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService
+from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService, TurnedAway
 from relayd.listeners.client_ports import ClientPorts, Hosts
 from relayd.listeners.endpoint import Endpoint, cannot_listen
 from relayd.local_addresses import local_addresses
@@ -30,6 +32,7 @@ class UdpListener:
     def __init__(self, service: IRelayService, hosts: Hosts = local_addresses) -> None:
         self._service = service
         self._ports = ClientPorts(self.app_connection, self, hosts)
+        self.turned_away: Counter[TurnedAway] = Counter()  # there are no connections
 
     @property
     def addresses(self) -> list[TransportAddress]:

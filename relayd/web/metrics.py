@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
 
 from relayd.address import AppConnection
-from relayd.interfaces import Counters, IRelayStatus
+from relayd.interfaces import Counters, IRelayStatus, TurnedAway
 from relayd.observers.refusals import CODES, Refusal
 from relayd.observers.statistics import Statistics
 from relayd.turn.outputs import EndReason
@@ -41,6 +41,12 @@ class RelayCollector(Collector):
         for reason in Refusal:
             refused.add_metric([str(CODES.get(reason, reason)), reason.value], statistics.refused[reason])
         yield refused
+        turned_away = CounterMetricFamily(
+            "relayd_connections_turned_away", "Connections and DTLS sessions that a limit kept out.", labels=["reason"]
+        )
+        for why in TurnedAway:
+            turned_away.add_metric([why.value], sum(listener.turned_away[why] for listener in status.listeners))
+        yield turned_away
         expiries = GaugeMetricFamily(
             "relayd_certificate_expiry_timestamp_seconds",
             "When a certificate that the relay shows expires, since 1970.",

@@ -5,6 +5,7 @@ It is written as an outsider would write it: against relayd.interfaces, and the 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from relayd.interfaces import (
     IPolicy,
     IPolicyFactory,
     IRelayService,
+    TurnedAway,
 )
 from relayd.turn.outputs import OpenRelay, RelayRefused
 
@@ -49,6 +51,7 @@ class KnockListener:
             TransportAddress.parse("127.0.0.1", port), self.app_connection, self
         )
         self.addresses = [self._port.address]
+        self.turned_away: Counter[TurnedAway] = Counter()
         self.description = f"knock {self._port.address}"
 
     def datagram_received(self, client: IClientPath, data: bytes) -> None:

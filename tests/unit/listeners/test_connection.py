@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from relayd.address import AppConnection, TransportAddress
 from relayd.config import ListenerSettings
 from relayd.dataplane.flow import Flow
-from relayd.interfaces import IClientPath, IListener
+from relayd.interfaces import IClientPath, IListener, TurnedAway
 from relayd.listeners.connection import CLOSE_GRACE, MAX_JOINED, MAX_OWED, REQUESTS_PER_TURN, StreamClient
 from relayd.listeners.stream import StreamListener
 from tests.unit.listeners.fakes import FakeRelay, FakeService
@@ -486,6 +486,39 @@ def test_connections_are_limited_per_source() -> None:
     assert [connect(host) for host in hosts] == [True, True, False, True, False]
     hosts = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"]
     assert [connect(host) for host in hosts] == [True, True, False, True]
+
+
+def test_tls_handshakes_are_limited_per_source() -> None:
+    """Each source may begin so many in a period; others, later ones, and all that a proxy brings, are served."""
+    bench = Bench("ssl:5349", max_connections_per_source=3, first_message_timeout=5.0)
+
+    def begins(host: str, count: int) -> list[bool]:
+        found = []
+        for port in range(count):
+            client = TransportAddress.parse(host, port)
+            found.append(bench.listener.may_shake_hands(client))
+            if found[-1]:
+                bench.listener.shakes_hands(client)
+        return found
+
+    assert begins("198.51.100.7", 5) == [True] * 3 + [False] * 2
+    assert bench.listener.turned_away == {TurnedAway.HANDSHAKES: 2}
+    assert begins("198.51.100.8", 1) == [True]
+    assert begins("2001:db8::1", 2) + begins("2001:db8::2", 2) == [True] * 3 + [False]
+    assert begins("127.0.0.1", 5) == [True] * 5, "a proxy on this host"
+    bench.listener.shakes_hands(None)
+    assert bench.listener.may_shake_hands(None), "a Unix socket"
+    bench.clock.advance(5)
+    assert begins("198.51.100.7", 1) == [True]
+
+
+def test_what_is_turned_away_is_counted() -> None:
+    """By the limit that it met."""
+    bench = Bench(max_connections=2, max_connections_per_source=1)
+    for host in ("198.51.100.7", "198.51.100.7", "198.51.100.8", "198.51.100.9"):
+        bench.connect(IPv4Address("TCP", host, 5))
+        bench.clock.advance(0)
+    assert bench.listener.turned_away == {TurnedAway.SOURCE: 1, TurnedAway.TOTAL: 1}
 
 
 def test_close_sends_what_was_written() -> None:

@@ -18,7 +18,7 @@ from relayd.config import ListenerSettings
 from relayd.dataplane.flow import Flow
 from relayd.dtls import DtlsContext, split_flight
 from relayd.errors import ConfigurationError
-from relayd.interfaces import IClientPath, IDatagramReceiver, IListener
+from relayd.interfaces import IClientPath, IDatagramReceiver, IListener, TurnedAway
 from relayd.listeners.dtls import DtlsListener, open_dtls
 from tests.support.certificate import Certificate, make_certificate
 from tests.unit.listeners.fakes import FakeDataPlane, FakeRelay, FakeService
@@ -187,6 +187,7 @@ def test_handshakes_are_limited_per_source(context: DtlsContext) -> None:
         return bool(began)
 
     assert [begins(CLIENT.with_port(port)) for port in range(1, 7)] == [True] * 3 + [False] * 3
+    assert bench.listener.turned_away == {TurnedAway.HANDSHAKES: 3}
     assert begins(TransportAddress.parse("198.51.100.8", 1))
     bench.seconds(5)
     assert begins(CLIENT)

@@ -33,6 +33,7 @@ NAMES = {
     "relayd_dropped_packets",
     "relayd_bridged_packets",
     "relayd_requests_refused",
+    "relayd_connections_turned_away",
     "relayd_certificate_expiry_timestamp_seconds",
 }
 
@@ -250,3 +251,15 @@ def test_browsers_keep_files(name: str, kind: str) -> None:
     assert again.status == 304
     assert again.body == b""
     assert site.ask(f"/{name}", 'If-None-Match: "other"').status == 200
+
+
+def test_who_was_turned_away() -> None:
+    """Connections that met a limit are counted by it."""
+    site = Site(max_connections=2)
+    first, *_ = [site.bench.connect() for _ in range(5)]
+    first[0].close()
+    site.clock.advance(0)
+    site.bench.clock.advance(0)
+    found = samples(site.ask("/metrics").body.decode())
+    assert found["relayd_connections_turned_away_total", ("total",)] == 3
+    assert found["relayd_connections_turned_away_total", ("source",)] == 0
