@@ -46,6 +46,13 @@ class AppConnection(StrEnum):
         return self in (AppConnection.TCP, AppConnection.TLS)
 
 
+def source_of(ip: bytes) -> bytes:
+    """What counts as one source where somebody is limited: an IPv4 address, or the /64 that an IPv6 host can choose its
+    addresses from.
+    """
+    return ip if len(ip) == 4 else ip[:8]
+
+
 class TransportAddress(NamedTuple):
     """An IP address and a port. `ip` is 4 or 16 bytes in network order, `scope` the zone of link-local IPv6."""
 

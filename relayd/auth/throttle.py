@@ -5,12 +5,13 @@ from __future__ import annotations
 from array import array
 from hashlib import blake2b
 
+from relayd.address import source_of
+
 FAILURES_PER_MINUTE = 300
 """What one source may fail. A whole company behind one NAT may try expired credentials in the same minute."""
 
 CELLS = 4096  # per row; two rows of two doubles: 128 KiB for good, whoever comes
 _ROWS = 2
-_IPV6_NETWORK = 8  # bytes: one customer has at least a /64 and may use any address in it
 
 
 class GuessThrottle:
@@ -56,8 +57,7 @@ class GuessThrottle:
         return max(0.0, self._levels[cell] - max(0.0, drained))
 
     def _places(self, ip: bytes) -> list[int]:
-        source = ip if len(ip) == 4 else ip[:_IPV6_NETWORK]
-        digest = blake2b(source, digest_size=4 * _ROWS, key=self._key).digest()
+        digest = blake2b(source_of(ip), digest_size=4 * _ROWS, key=self._key).digest()
         return [
             row * self._cells + int.from_bytes(digest[4 * row : 4 * row + 4], "big") % self._cells
             for row in range(_ROWS)

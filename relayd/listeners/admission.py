@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from relayd.address import TransportAddress
 from relayd.config import ListenerSettings
 from relayd.interfaces import TurnedAway
-
-
-def source_of(client: TransportAddress) -> bytes:
-    """What counts as one source: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from."""
-    return client.ip if len(client.ip) == 4 else client.ip[:8]
 
 
 class Admission:

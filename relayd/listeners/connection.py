@@ -25,11 +25,11 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
+from relayd.address import AppConnection, FiveTuple, Path, TransportAddress, source_of
 from relayd.config import ListenerSettings
 from relayd.errors import DecodeError
 from relayd.interfaces import IRelayService, IStreamPath
-from relayd.listeners.admission import Admission, source_of
+from relayd.listeners.admission import Admission
 from relayd.listeners.direct_writes import write_now
 from relayd.listeners.liveness import Liveness
 from relayd.listeners.tls_records import write_records
@@ -387,7 +387,7 @@ class ClientConnection(Protocol):
     def _claim(self, client: TransportAddress) -> bool:
         # Connections of a Unix socket are all local and have no source: only their total is bounded.
         if not client.ip.startswith(LOCAL_NETWORK):
-            source = source_of(client)
+            source = source_of(client.ip)
             if not self._listener.admission.claim(source):
                 return False
             self._source = source

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from relayd.address import AppConnection, Path, TransportAddress
+from relayd.address import AppConnection, Path, TransportAddress, source_of
 from relayd.certificates import Current
 from relayd.config import ListenerSettings
 from relayd.core import Entropy
@@ -34,7 +34,7 @@ from relayd.dtls import (
 )
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IClientPath, IDatagramReceiver, IDataPlane, IListener, IRelayService, TurnedAway
-from relayd.listeners.admission import Admission, source_of
+from relayd.listeners.admission import Admission
 from relayd.listeners.client_ports import ClientPorts, Hosts
 from relayd.listeners.endpoint import Endpoint, cannot_listen, tls_files
 from relayd.listeners.liveness import Liveness
@@ -222,7 +222,7 @@ class DtlsListener:
 
     def _hello(self, client: IClientPath, data: bytes) -> None:
         now = self.clock.seconds()
-        source = source_of(client.path.client)
+        source = source_of(client.path.client.ip)
         if not self.admission.handshakes.has_room(source, now):
             return
         self._server.show(self._context.value)
@@ -238,7 +238,7 @@ class DtlsListener:
         abandoned = self._handshakes.get(below.path)
         if abandoned is not None:
             abandoned.close()
-        source = source_of(below.path.client)
+        source = source_of(below.path.client.ip)
         if not self.admission.enter():
             return
         if not self.admission.claim(source):
@@ -251,7 +251,7 @@ class DtlsListener:
 
     def _forget(self, client: DtlsClient) -> None:
         self.admission.leave()
-        self.admission.release(source_of(client.path.client))
+        self.admission.release(source_of(client.path.client.ip))
 
     def _sweep(self) -> None:
         self._sweep_call = None

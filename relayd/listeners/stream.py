@@ -20,12 +20,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.accept_log import AcceptLog
-from relayd.address import TransportAddress
+from relayd.address import TransportAddress, source_of
 from relayd.config import ListenerSettings
 from relayd.dtls import ALPN
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IListener, IRelayService, TurnedAway
-from relayd.listeners.admission import Admission, source_of
+from relayd.listeners.admission import Admission
 from relayd.listeners.connection import CLOSE_GRACE, ClientConnection, StreamClient
 from relayd.listeners.endpoint import cannot_listen, split_arguments
 from relayd.listeners.internet_ports import InternetPorts
@@ -158,12 +158,12 @@ class StreamListener(ServerFactory):
         """Whether the client's source has not begun too many TLS handshakes. A trusted proxy brings everybody."""
         if client is None or self.trusts(client):
             return True
-        return self.admission.handshakes.has_room(source_of(client), self.clock.seconds())
+        return self.admission.handshakes.has_room(source_of(client.ip), self.clock.seconds())
 
     def shakes_hands(self, client: TransportAddress | None) -> None:
         """Count one."""
         if client is not None and not self.trusts(client):
-            self.admission.handshakes.count(source_of(client))
+            self.admission.handshakes.count(source_of(client.ip))
 
     def warn_once(self, topic: str, text: str) -> None:
         """Tell the operator of what may be a mistake of theirs, once for each topic: strangers can bring it about."""

@@ -11,12 +11,10 @@ from __future__ import annotations
 from array import array
 from hashlib import blake2b
 
-from relayd.address import AppConnection, Path
+from relayd.address import AppConnection, Path, source_of
 from relayd.core import Entropy
 
 _SLOTS = 8192  # of 16 bytes: enough that the busy sources of a large server seldom share one
-_LOOPBACK4 = 127
-_LOOPBACK6 = bytes(15) + b"\x01"
 
 
 class AnswerThrottle:
@@ -33,12 +31,11 @@ class AnswerThrottle:
         """Whether one more unauthenticated answer may go to this client; counts it if so."""
         if path.app_connection is not AppConnection.UDP:
             return True  # a handshake has proved the address
-        ip = path.client.ip
+        client = path.client
         # Nothing from outside the host can claim to come from loopback, so nobody outside can be hit by the answers.
-        if (ip[0] == _LOOPBACK4 and len(ip) == 4) or ip == _LOOPBACK6:
+        if client.is_loopback:
             return True
-        source = ip if len(ip) == 4 else ip[:8]
-        slot = int.from_bytes(blake2b(source, digest_size=4, key=self._key).digest(), "big") % _SLOTS
+        slot = int.from_bytes(blake2b(source_of(client.ip), digest_size=4, key=self._key).digest(), "big") % _SLOTS
         spent = max(0.0, self._spent[slot] - max(0.0, now - self._at[slot]) * self._rate)
         allowed = spent + 1.0 <= self._burst
         self._spent[slot] = spent + 1.0 if allowed else spent
