@@ -70,7 +70,7 @@ class DatagramPath:
         self.port = port
 
     def send(self, data: bytes) -> bool:
-        return self.port.send(self.path.client, data)
+        return self.port.answer(self.path.client, data)
 
     def send_channel_data(self, number: int, payload: bytes) -> bool:
         # RFC 8656 section 12.5: over UDP padding is not required, so there is none.
@@ -134,6 +134,10 @@ class DatagramPort(PlaneSocket):
         except OSError:
             return False
         return True
+
+    def answer(self, client: TransportAddress, data: bytes) -> bool:
+        """As `send`; but from within `hand_up` a plane may let several leave together, before anything else does."""
+        return self.send(client, data)
 
     def hand_up(self, client: TransportAddress, data: bytes) -> None:
         """Give the receiver what no flow took. What it raises is its own fault and ends nothing."""

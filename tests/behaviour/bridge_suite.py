@@ -84,6 +84,17 @@ class BridgeSuite(DataPlaneCase):
             self.assertEqual(self.counted(relay), (packets, total, packets, total, 0))
         self.assertEqual(self.bridged(), (packets, packets))
 
+    async def test_answers_and_what_crosses_keep_order(self) -> None:
+        """What one client is answered and what crosses to it from another, in one batch, reach it in order."""
+        await self.join_both()
+        self.service.on_datagram = lambda client, data: client.send(b"answer to " + data)
+        for turn in range(10):
+            self.client.write(b"\x00 %d" % turn, self.port.address)
+            self.other.write(frame(ANSWER, b"crossing %d" % turn), self.port.address)
+        for turn in range(10):
+            self.assertEqual((await self.client.next())[0], b"answer to \x00 %d" % turn)
+            self.assertEqual((await self.client.next())[0], frame(NUMBER, b"crossing %d" % turn))
+
     async def test_a_ring_over_two_ports(self) -> None:
         """Many clients on two ports, each sending to the next one's relay, with peers outside beside them."""
         second = self.plane.open_port(self.local, "udp", self.service)

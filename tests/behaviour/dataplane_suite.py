@@ -224,6 +224,36 @@ class DataPlaneSuite(DataPlaneCase):
         self.assertEqual((await self.client.next())[0], frame(NUMBER, b"abc"))
         path.close()
 
+    async def test_answers_keep_their_order(self) -> None:
+        """What is answered from within, to many datagrams at once, arrives complete and in order, and before what is
+        sent after it in another way.
+        """
+
+        def answer(client: Any, data: bytes) -> None:
+            self.assertTrue(client.send(b"answer to " + data))
+            if data == b"\x00 20":
+                client.send_channel_data(NUMBER, b"then this")
+
+        self.service.on_datagram = answer
+        requests = [b"\x00 %d" % index for index in range(50)]
+        for request in requests:
+            self.client.write(request, self.port.address)
+        expected = [b"answer to " + request for request in requests]
+        expected.insert(21, frame(NUMBER, b"then this"))
+        self.assertEqual([(await self.client.next())[0] for _ in expected], expected)
+
+    async def test_the_last_answer_of_a_port(self) -> None:
+        """What was answered before a port closes, from within, arrives."""
+
+        def answer_and_close(client: Any, data: bytes) -> None:
+            client.send(b"goodbye")
+            self.port.close()
+            self.assertFalse(client.send_channel_data(NUMBER, b"too late"))
+
+        self.service.on_datagram = answer_and_close
+        self.client.write(b"\x00", self.port.address)
+        self.assertEqual((await self.client.next())[0], b"goodbye")
+
     async def test_every_size_goes_up_whole(self) -> None:
         """Datagrams from 0 to 65,000 bytes go up as they are, in order."""
         sizes = [0, 1, 2, 3, 4, 5, 1200, 9000, 65_000]

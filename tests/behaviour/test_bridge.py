@@ -55,4 +55,4 @@ class BatchedWithoutSegmentsTests(BatchedIPv4Tests):
             return int(sendmmsg(fd, messages, 1, flags))
 
         self.patch(batched, "sendmmsg", send_many)
-        self.patch(batched, "_try_segments", lambda *arguments: errno.EINVAL)
+        self.patch(batched, "try_segments", lambda *arguments: errno.EINVAL)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -24,6 +25,30 @@ from relayd.dataplane.libc import MSGHDR, ffi, sendmmsg, sendmsg
 class BatchedIPv4Tests(dataplane_suite.DataPlaneSuite):
     def make_plane(self) -> IDataPlane:
         return BatchedPlaneFactory().make(reactor)
+
+    async def test_answers_to_a_batch_leave_together(self) -> None:
+        """Requests that came together are all read before the first is answered, but for as many as may wait."""
+        happened: list[str] = []
+        send = self.port.socket.sendto
+
+        def spied(data: bytes, address: Any) -> int:
+            happened.append("out")
+            return int(send(data, address))
+
+        def answer(client: Any, data: bytes) -> None:
+            happened.append("in")
+            client.send(data)
+
+        self.port.socket = Spied(self.port.socket, sendto=spied)
+        self.service.on_datagram = answer
+        most = batched.ANSWERS_TOGETHER
+        for count in (1, 3, most + 2):
+            for _ in range(count):
+                self.client.write(b"\x00", self.port.address)
+            for _ in range(count):
+                await self.client.next()
+        together = [("in", 1), ("out", 1), ("in", 3), ("out", 3), ("in", most), ("out", most), ("in", 2), ("out", 2)]
+        self.assertEqual([(key, len(list(group))) for key, group in groupby(happened)], together)
 
 
 class RefusedSegmentsTests(BatchedIPv4Tests):
@@ -80,7 +105,7 @@ class RefusedSegmentsTests(BatchedIPv4Tests):
                 raise OSError(self.refusal, "refused")
             return int(send(buffers, control, flags, address))
 
-        self.relay.socket = Spied(self.relay.socket, refuse)
+        self.relay.socket = Spied(self.relay.socket, sendmsg=refuse)
         for _ in range(3):
             self.relay.send_run(self.peer.address, [b"u" * 200] * 5)
             self.assertEqual([(await self.peer.next())[0] for _ in range(5)], [b"u" * 200] * 5)
@@ -89,11 +114,11 @@ class RefusedSegmentsTests(BatchedIPv4Tests):
 
 
 class Spied:
-    """A socket whose `sendmsg` is another: sockets themselves cannot be patched."""
+    """A socket with some methods that are others: sockets themselves cannot be patched."""
 
-    def __init__(self, below: Any, sendmsg: Any) -> None:
+    def __init__(self, below: Any, **instead: Any) -> None:
         self._below = below
-        self.sendmsg = sendmsg
+        self.__dict__.update(instead)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._below, name)

@@ -17,9 +17,9 @@ from relayd.errors import ConfigurationError
 if BatchedPlaneFactory().unavailable() is not None:
     pytest.skip("no batched data plane here", allow_module_level=True)
 
-from relayd.dataplane.batched import _less_than
 from relayd.dataplane.buffers import RUN_BYTES, SLOTS, Frames, Inbox, Outbox, pack_sockaddr, unpack_sockaddr
 from relayd.dataplane.libc import MMSGHDR_SIZE, MSGHDR, ffi
+from relayd.dataplane.segments import less_than
 
 addresses = st.one_of(
     st.builds(TransportAddress, st.binary(min_size=4, max_size=4), st.integers(0, 0xFFFF), st.just(0)),
@@ -126,10 +126,10 @@ def test_outbox() -> None:
 
 def test_segment_limit() -> None:
     """A refused run teaches what may go in one: less than that size for the path MTU, or nothing."""
-    assert _less_than(1473, errno.EINVAL, RUN_BYTES) == 1472
-    assert _less_than(1473, errno.EMSGSIZE, RUN_BYTES) == 1472
-    assert _less_than(200, errno.EIO, RUN_BYTES) == 0
-    assert _less_than(200, errno.ECONNREFUSED, RUN_BYTES) == RUN_BYTES
+    assert less_than(1473, errno.EINVAL, RUN_BYTES) == 1472
+    assert less_than(1473, errno.EMSGSIZE, RUN_BYTES) == 1472
+    assert less_than(200, errno.EIO, RUN_BYTES) == 0
+    assert less_than(200, errno.ECONNREFUSED, RUN_BYTES) == RUN_BYTES
 
 
 def test_factories_refuse_a_reactor_that_cannot_watch() -> None:
