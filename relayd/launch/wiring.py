@@ -48,6 +48,8 @@ from relayd.turn.peer_rules import Network
 from relayd.turn.server import TurnServer
 from relayd.turn.settings import TurnSettings
 
+_JSON_ON_STDOUT = ("json", "-")
+
 
 @dataclass
 class _Opening:
@@ -248,11 +250,12 @@ def make_policies(chosen: Iterable[tuple[str, str]], reactor: Any) -> list[IPoli
 
 def make_observers(settings: Settings, reactor: Any, is_daemon: bool) -> list[IAllocationObserver]:
     """The allocation log first, in the wanted form; then those of --observe."""
-    if settings.log_format == "json" and is_daemon:
+    log = _JSON_ON_STDOUT if settings.log_format == "json" else ("log", "")
+    if is_daemon and _JSON_ON_STDOUT in (log, *settings.observe):
+        option = "--log-format json" if log == _JSON_ON_STDOUT else "--observe json:-"
         raise ConfigurationError(
-            "--log-format json: a daemon has no standard output: take --observe json:PATH, or run twistd --nodaemon"
+            f"{option}: a daemon has no standard output: take --observe json:PATH, or run twistd --nodaemon"
         )
-    log = ("json", "-") if settings.log_format == "json" else ("log", "")
     return [
         find_plugin(IAllocationObserverFactory, "observer_type", kind, "observe").make(arguments, reactor)
         for kind, arguments in (log, *settings.observe)

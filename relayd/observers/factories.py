@@ -23,6 +23,8 @@ class JsonLinesFactory:
 
     def make(self, arguments: str, reactor: Any) -> IAllocationObserver:
         if arguments == "-":
+            if sys.__stdout__ is None:  # what Python makes of a descriptor that was closed before it started
+                raise ConfigurationError("JSON lines on standard output: it is closed; take --observe json:PATH")
             return JsonLines(_to_stdout, reactor)
         if not arguments:
             raise ConfigurationError("--observe json: needs a file, as in json:/var/log/relayd/allocations.json")

@@ -80,14 +80,22 @@ def test_rival_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
         wiring.make_peer_transports(Clock(), data_plane, RelaySettings(()))
 
 
-def test_allocation_log_is_first_and_in_the_wanted_form() -> None:
-    """The log is always there: for people, or as JSON lines; a daemon, which has no standard output, is told."""
+def test_allocation_log_is_first_and_in_the_wanted_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is always there: for people, or as JSON lines. Without standard output, as in a daemon, JSON lines there
+    are refused.
+    """
     (human,) = wiring.make_observers(Settings(), Clock(), is_daemon=True)
     assert isinstance(human, HumanLog)
     (lines,) = wiring.make_observers(Settings(log_format="json"), Clock(), is_daemon=False)
     assert isinstance(lines, JsonLines)
-    with pytest.raises(ConfigurationError, match="json:PATH"):
-        wiring.make_observers(Settings(log_format="json"), Clock(), is_daemon=True)
+    on_stdout = Settings(log_format="json"), Settings(observe=(("json", "-"),))
+    for settings in on_stdout:
+        with pytest.raises(ConfigurationError, match="json:PATH"):
+            wiring.make_observers(settings, Clock(), is_daemon=True)
+    monkeypatch.setattr("sys.__stdout__", None)
+    for settings in on_stdout:
+        with pytest.raises(ConfigurationError, match="json:PATH"):
+            wiring.make_observers(settings, Clock(), is_daemon=False)
 
 
 def test_alternates_differ_in_host_and_port() -> None:
