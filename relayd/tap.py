@@ -23,6 +23,7 @@ from relayd.interfaces import (
     IPeerTransportFactory,
     IPolicyFactory,
 )
+from relayd.launch.clock import keep_time
 from relayd.launch.daemon import complaint, end_on_hangup, look_on_signal
 from relayd.launch.plugins import all_plugins, describe_plugins
 from relayd.launch.wiring import build_daemon
@@ -213,6 +214,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # not before twistd's --reactor was obeyed
 
     end_on_hangup(reactor)
+    keep_time(reactor)
     try:
         daemon = build_daemon(options.settings, options.checkers, reactor, _is_daemon(options))
     except ConfigurationError as why:
