@@ -248,6 +248,33 @@ def test_at_once(bench: Bench) -> None:
     assert bench.current.value == serial
 
 
+@pytest.mark.parametrize("linked", ["files", "directory"])
+def test_symbolic_links(linked: str, tmp_path: Path) -> None:
+    """A link that comes to lead elsewhere is a change, be it one for each file or one for all of them."""
+    versions = [tmp_path / name for name in ("1", "2")]
+    for directory in versions:
+        directory.mkdir()
+    old, new = map(make_certificate, versions)
+    live = tmp_path / "live"
+    names = [old.certificate.name, old.key.name]
+    if linked == "directory":
+        live.symlink_to(versions[0])
+    else:
+        live.mkdir()
+        for name in names:
+            (live / name).symlink_to(versions[0] / name)
+    certificates, clock = Certificates(), Clock()
+    current = certificates.pair(live / names[0], live / names[1], serial_of)
+    certificates.start(clock)
+    links = [live] if linked == "directory" else [live / name for name in names]
+    for link in links:
+        link.unlink()
+        link.symlink_to(versions[1] if linked == "directory" else versions[1] / link.name)
+    clock.pump([LOOK_INTERVAL] * 2)
+    certificates.stop()
+    assert current.value == serial_number(new) != serial_number(old)
+
+
 def test_key_chain_and_certificates(tmp_path: Path) -> None:
     """What stands behind our own certificate, or in a file of its own, goes with it, once; a key may be beside it."""
     chain = make_chain(tmp_path)
