@@ -91,6 +91,11 @@ class TransportAddress(NamedTuple):
         return str(ipaddress.IPv6Address(self.ip))
 
     @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for every address of this host: 0.0.0.0 and ::."""
+        return not any(self.ip)
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this host can be meant: 127.0.0.0/8 and ::1."""
         return self.ip[0] == 127 if len(self.ip) == 4 else self.ip == _IPV6_LOOPBACK

@@ -127,7 +127,7 @@ def _ip(text: str) -> TransportAddress:
         address = TransportAddress.parse(text, 0)
     except DecodeError:
         raise ConfigurationError(f"{text!r} is not an IP address: write it in digits, such as 192.0.2.1") from None
-    if not any(address.ip):
+    if address.is_wildcard:
         raise ConfigurationError(f"{text} is every address: name the one that peers are to see")
     return address
 

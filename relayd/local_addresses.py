@@ -79,6 +79,6 @@ def own_endpoints(listening: list[TransportAddress]) -> set[TransportAddress]:
     """Where our listeners can really be reached: a wildcard stands for every address of this host of its family."""
     endpoints = set()
     for address in listening:
-        hosts = [address] if any(address.ip) else local_addresses(address.family)
+        hosts = local_addresses(address.family) if address.is_wildcard else [address]
         endpoints |= {host.with_port(address.port) for host in hosts}
     return endpoints

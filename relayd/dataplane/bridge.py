@@ -53,7 +53,7 @@ class Bridge:
 
     def opened(self, relay: Relay) -> None:
         """A relay can be reached from now on. On a wildcard it could not be told by its address."""
-        if any(relay.address.ip):
+        if not relay.address.is_wildcard:
             self.relays[relay.address] = relay
             relay.neighbours = self.relays
 

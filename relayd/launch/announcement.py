@@ -153,14 +153,14 @@ def _is_private(address: TransportAddress) -> bool:
 
 def _from_here(address: TransportAddress) -> TransportAddress:
     """What is written on this host to get there; it is also what the connection then comes from."""
-    return address if any(address.ip) else TransportAddress(_LOOPBACK[address.family], address.port)
+    return TransportAddress(_LOOPBACK[address.family], address.port) if address.is_wildcard else address
 
 
 def _reachable(addresses: Sequence[TransportAddress], relays: Sequence[RelayAddress]) -> TransportAddress | None:
     """One of them, as clients know it: peers will be sent to the addresses that we relay from, so these lead here."""
     for address in addresses:
         for relay in relays:
-            same = relay.bound.ip == address.ip if any(address.ip) else relay.family is address.family
+            same = relay.family is address.family if address.is_wildcard else relay.bound.ip == address.ip
             if same:
                 return relay.advertised.with_port(address.port)
-    return addresses[0] if addresses and any(addresses[0].ip) else None
+    return addresses[0] if addresses and not addresses[0].is_wildcard else None

@@ -52,8 +52,7 @@ def default_relay_addresses(interfaces: Sequence[TransportAddress | None]) -> tu
     for interface in interfaces:
         families = list(Family) if interface is None else [interface.family]
         for family in families:
-            named = interface is not None and any(interface.ip)
-            address = interface if named else default_source(family)
+            address = default_source(family) if interface is None or interface.is_wildcard else interface
             if address is not None:
                 found[address] = RelayAddress(address, address)
     if not found:

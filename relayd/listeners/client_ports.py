@@ -51,10 +51,10 @@ class ClientPorts:
         Raises OSError with the address in its text; what was opened, by earlier calls too, is closed then.
         """
         try:
-            if any(address.ip):
-                self._open_one(address, data_plane)
-            else:
+            if address.is_wildcard:
                 self._open_everywhere(address, data_plane)
+            else:
+                self._open_one(address, data_plane)
         except OSError:
             self.close()
             raise

@@ -79,7 +79,7 @@ class UdpListener:
                 raise endpoint.error("alternatePort= does nothing alone: give alternateInterface= too")
             return None, 0
         second = endpoint.address("alternateInterface")
-        if not any(first.ip) or not any(second.ip):
+        if first.is_wildcard or second.is_wildcard:
             raise endpoint.error(
                 "alternateInterface= needs two addresses of this machine: give interface= one, not a wildcard"
             )

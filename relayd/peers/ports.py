@@ -9,13 +9,13 @@ used ports.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EACCES, EADDRINUSE, EMFILE, ENFILE, ENOBUFS, ENOMEM
 
-from relayd.address import Family
+from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings
 from relayd.core import Entropy
-from relayd.errors import ConfigurationError, RelayUnavailable
+from relayd.errors import CannotRelay, ConfigurationError, RelayUnavailable
 
 _DRAWN = 16  # bytes of entropy for each search: where it begins, and its stride
 
@@ -54,13 +54,24 @@ class RelayPorts:
             yield addresses[which], ports[at]
 
 
-def check_ports(settings: RelaySettings) -> None:
-    """Raises ConfigurationError where nothing could ever be opened."""
+def check_settings(settings: RelaySettings, probe: Callable[[TransportAddress], object]) -> None:
+    """Raises ConfigurationError where nothing could ever be opened, and CannotRelay for an address of another machine.
+
+    `probe` binds an address (with port 0), gives it back, and raises OSError where it cannot.
+    """
     if not settings.addresses:
         raise ConfigurationError("no relay address: give at least one with --relay-address")
     if not 1 <= settings.lowest_port <= settings.highest_port <= 65535:
         ports = f"{settings.lowest_port}-{settings.highest_port}"
         raise ConfigurationError(f"relay ports {ports}: give LOW-HIGH within 1-65535 with --relay-ports")
+    for address in settings.addresses:
+        try:
+            probe(address.bound.with_port(0))
+        except OSError as error:
+            raise CannotRelay(
+                f"cannot relay from {address.bound.host}: {error.strerror or error}; "
+                "give --relay-address an address of this machine"
+            ) from error
 
 
 def cannot_relay(address: RelayAddress, error: OSError) -> RelayUnavailable | None:

@@ -20,7 +20,7 @@ from relayd.accept_log import AcceptLog
 from relayd.address import Family, TransportAddress
 from relayd.config import RelaySettings
 from relayd.core import Entropy
-from relayd.errors import CannotRelay, PeerNotAuthenticated, PeerUnreachable, RelaydError, RelayUnavailable
+from relayd.errors import PeerNotAuthenticated, PeerUnreachable, RelaydError, RelayUnavailable
 from relayd.interfaces import (
     Counters,
     IDataPlane,
@@ -33,7 +33,7 @@ from relayd.interfaces import (
 )
 from relayd.peers.bridged import bridge
 from relayd.peers.connection import PeerConnection
-from relayd.peers.ports import RelayPorts, cannot_relay, check_ports, is_exhausted
+from relayd.peers.ports import RelayPorts, cannot_relay, check_settings, is_exhausted
 from relayd.peers.relayed_port import RelayedConnector, RelayedPort, listening_socket
 from relayd.peers.tls import PeerTlsOptions, TlsPeerConnection, over_tls
 from relayd.rate import TokenBucket
@@ -300,15 +300,11 @@ class TcpPeersFactory:
 
     def make(self, reactor: Any, data_plane: IDataPlane, settings: RelaySettings) -> TcpPeers:
         """See `IPeerTransportFactory.make`."""
-        check_ports(settings)
-        for address in settings.addresses:
-            family = socket.AF_INET if len(address.bound.ip) == 4 else socket.AF_INET6
-            try:
-                with socket.socket(family, socket.SOCK_STREAM) as probe:
-                    probe.bind((address.bound.host, 0))
-            except OSError as error:
-                raise CannotRelay(
-                    f"cannot relay TCP from {address.bound.host}: {error.strerror or error}; "
-                    "give --relay-address an address of this machine"
-                ) from error
+        check_settings(settings, _bind)
         return TcpPeers(reactor, settings)
+
+
+def _bind(address: TransportAddress) -> None:
+    family = socket.AF_INET if address.family is Family.IPV4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((address.host, address.port))

@@ -11,9 +11,9 @@ from zope.interface import implementer
 from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings
 from relayd.core import Entropy
-from relayd.errors import CannotRelay, RelayUnavailable
+from relayd.errors import RelayUnavailable
 from relayd.interfaces import IDataPlane, IPeerTransport, IPeerTransportFactory, IRelay, IRelayReceiver
-from relayd.peers.ports import RelayPorts, cannot_relay, check_ports
+from relayd.peers.ports import RelayPorts, cannot_relay, check_settings
 
 UDP = 17  # IP protocol number
 
@@ -97,13 +97,5 @@ class UdpPeersFactory:
 
     def make(self, reactor: object, data_plane: IDataPlane, settings: RelaySettings) -> UdpPeers:
         """See `IPeerTransportFactory.make`."""
-        check_ports(settings)
-        for address in settings.addresses:
-            try:
-                data_plane.open_relay(address.bound.with_port(0), _Nobody()).close()
-            except OSError as error:
-                raise CannotRelay(
-                    f"cannot relay from {address.bound.host}: {error.strerror or error}; "
-                    "give --relay-address an address of this machine"
-                ) from error
+        check_settings(settings, lambda address: data_plane.open_relay(address, _Nobody()).close())
         return UdpPeers(data_plane, settings)

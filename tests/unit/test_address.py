@@ -116,3 +116,11 @@ def test_kinds_of_connection() -> None:
 def test_loopback(host: str, loopback: bool) -> None:
     """The addresses that never leave this host, in both families."""
     assert TransportAddress.parse(host, 1).is_loopback is loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
+def test_wildcard(host: str) -> None:
+    """It stands for every address of the host, and no other one does."""
+    assert TransportAddress.parse(host, 1).is_wildcard
+    assert not TransportAddress.parse("0.0.0.1", 1).is_wildcard
+    assert not TransportAddress.parse("::1", 1).is_wildcard
