@@ -53,14 +53,15 @@ class RelayedPort(NoBroadcast, Owner):
         self._protocol = protocol
         self._connected: TransportAddress | None = None
         self._is_started = False
+        self._is_over = False
         self._error: RelaydError | None = None
         self._waiting: list[Deferred[RelaydError | None]] = []
 
     def start(self) -> None:
         """Begin to deliver to the protocol. `TurnClient` has done so."""
-        self._is_started = True
         self._session.owner = self
         self._protocol.makeConnection(self)
+        self._is_started = True
 
     # --- addresses ------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class RelayedPort(NoBroadcast, Owner):
 
     def when_ended(self) -> Deferred[RelaydError | None]:
         """Fires when the allocation is gone: with what went wrong, or None where it was stopped."""
-        if not self._is_started:
+        if self._is_over:
             return succeed(self._error)
         waiting: Deferred[RelaydError | None] = Deferred()
         self._waiting.append(waiting)
@@ -119,11 +120,12 @@ class RelayedPort(NoBroadcast, Owner):
         return self._session.close()
 
     def session_ended(self, error: RelaydError | None) -> None:
-        self._is_started = False
+        self._is_over = True
         self._error = error
         waiting, self._waiting = self._waiting, []
         try:
-            self._protocol.doStop()
+            if self._is_started:  # or it failed at its beginning, and knows
+                self._protocol.doStop()
         except Exception:
             self._log.failure("a protocol failed at its end")
         for each in waiting:

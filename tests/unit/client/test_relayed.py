@@ -113,3 +113,24 @@ def test_refused(peer: TransportAddress, icmp: Icmp, refused: int) -> None:
     port.connect(peer.host, peer.port)
     port.icmp_received(peer, icmp)
     assert protocol.refused == refused
+
+
+def test_a_protocol_that_cannot_begin(logged: list[Any]) -> None:
+    """Its failure is told to who allocated, and nothing is said of an end that it never had."""
+
+    class Stillborn(DatagramProtocol):
+        noisy = False
+
+        def startProtocol(self) -> None:
+            raise RuntimeError("a bug in an application")
+
+    session: Any = FakeSession()
+    port = RelayedPort(session, Allocated((RELAYED,), None, 600), Stillborn(), TurnUri.parse("turn:192.0.2.1"))
+    ended: list[Any] = []
+    port.when_ended().addCallback(ended.append)
+    with pytest.raises(RuntimeError):
+        port.start()
+    assert ended == []
+    session.owner.session_ended(None)
+    assert ended == [None]
+    assert logged == []
