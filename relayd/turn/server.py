@@ -127,6 +127,9 @@ class TurnServer:
         allocation = self._allocations.of(relay)
         if allocation is None or allocation.expires <= now or not allocation.permits(peer.ip, now):
             return False
+        # The permission was for the address alone, and a policy may have come to think otherwise of it.
+        if not self._guard.may_reach(allocation.username, peer):
+            return False
         return self._allocations.connections.has_room(allocation)
 
     def peer_arrived(self, relay: Relay, peer: TransportAddress, connection: out.Connection, now: float) -> None:

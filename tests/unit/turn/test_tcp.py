@@ -320,6 +320,20 @@ def test_a_peer_without_permission_is_closed() -> None:
     finished(shell, client)
 
 
+def test_a_peer_that_calls_is_asked_about_with_its_port() -> None:
+    """A permission is for an address; a rule or a policy that refuses the port, or changed its mind, holds here too."""
+    shell = new_shell()
+    client = allocated(shell)
+    client.permit(PEER)
+    shell.rules.refused.add(PEER)
+    shell.arrive(client.relay, PEER)
+    assert shell.connections == {}
+    assert ("alice", PEER) in shell.rules.asked
+    shell.arrive(client.relay, PEER.with_port(9))
+    assert list(shell.connections.values()) == [PEER.with_port(9)]
+    finished(shell, client)
+
+
 def test_peers_that_call_are_bounded() -> None:
     """One permitted address has 65,535 ports; no more connections than an allocation may have stay open."""
     shell = new_shell()
