@@ -240,7 +240,8 @@ class TcpPeers:
         self._ports = RelayPorts(settings, entropy)
         self.families = self._ports.families
         self.default_family = self._ports.default_family
-        self._relays: dict[TransportAddress, TcpRelay] = {}
+        self._relays: set[TcpRelay] = set()  # with those that are closed and have connections left
+        self._at: dict[TransportAddress, TcpRelay] = {}  # the last one at each place, open or not
         self._empty: Deferred[None] = Deferred()
         self._closed = False
 
@@ -257,7 +258,7 @@ class TcpPeers:
                 receiver,
                 self._tls,
                 self._accept_log,
-                self._relays.get,
+                self._at.get,
                 self._forget,
             )
             try:
@@ -267,7 +268,8 @@ class TcpPeers:
                 if unavailable is None:
                     continue
                 return fail(unavailable)
-            self._relays[relay.address] = relay
+            self._relays.add(relay)
+            self._at[relay.address] = relay
             return succeed((relay, address.advertised.with_port(port), None))
         return fail(RelayUnavailable(f"no relayed {family.name} port is free for TCP"))
 
@@ -275,14 +277,15 @@ class TcpPeers:
         """See `IPeerTransport.close`."""
         if not self._closed:
             self._closed = True
-            for relay in list(self._relays.values()):
+            for relay in list(self._relays):
                 relay.abort()
             self._settle()
         return self._empty
 
     def _forget(self, relay: TcpRelay) -> None:
-        if self._relays.get(relay.address) is relay:
-            del self._relays[relay.address]
+        self._relays.discard(relay)
+        if self._at.get(relay.address) is relay:
+            del self._at[relay.address]
         self._settle()
 
     def _settle(self) -> None:

@@ -21,6 +21,7 @@ from relayd.peers.bridged import BridgedConnection
 from relayd.peers.tcp import TcpPeers, TcpPeersFactory, TcpRelay
 from relayd.rate import TokenBucket
 from tests.support.house import descriptors
+from tests.support.ports import free_ports
 
 PATIENCE = 10.0  # seconds
 NO_PLANE: Any = None  # there are no datagrams
@@ -186,10 +187,24 @@ class TcpPeersTest(PeersCase):
         with pytest.raises(RelayUnavailable):
             await only.open(self.family, self.receiver)
         relay.close()
-        await until(lambda: relay.address not in self.peers._relays)
+        await until(lambda: relay not in self.peers._relays)
         again, _, _ = await only.open(self.family, self.receiver)
         assert again.address == relay.address
         await only.close()
+
+    async def test_a_port_that_is_used_again_before_its_last_connection_ends(self) -> None:
+        """All that is open is closed at the end, also what belongs to the relayed address that was there before."""
+        port = free_ports()
+        self.peers = self.make(port, port)
+        relay = await self.open()
+        connection, _ = await self.connected(relay)
+        relay.close()
+        connection.close()  # which the peer does not answer
+        await until(lambda: relay._port is None)
+        assert (await self.open()).address == relay.address
+        assert self.receiver.lost == []
+        await self.peers.close()
+        assert self.receiver.lost == [connection]
 
     async def test_bytes_wait_for_the_join(self) -> None:
         """What the peer sends before is not lost, even if it closes right behind; what it does not read is not lost
