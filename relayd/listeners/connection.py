@@ -32,6 +32,7 @@ from relayd.interfaces import IRelayService, IStreamPath
 from relayd.listeners.admission import Admission
 from relayd.listeners.direct_writes import write_now
 from relayd.listeners.liveness import Liveness
+from relayd.listeners.proxied import ProxiedConnection
 from relayd.listeners.tls_records import write_records
 from relayd.listeners.told_addresses import LOCAL_NETWORK, ToldAddresses
 from relayd.stream_end import StreamEnd
@@ -187,7 +188,6 @@ class ClientConnection(Protocol):
     def close(self) -> None:
         """Close once everything written is sent, or `CLOSE_GRACE` is over."""
         if self._data is not None:
-            self._begin_to_close()
             self._data.close()
         elif not self._closing:
             self._hang_up()
@@ -225,7 +225,7 @@ class ClientConnection(Protocol):
 
     def sweep(self, now: float) -> None:
         """End the connection if it has been silent, or closing, for too long."""
-        if self._is_leaving and not self._listener.closing:
+        if self._is_leaving:
             return  # it has a time limit of its own, and what it carried is not to be cut
         if self._closing:
             if now - self._closing_since >= CLOSE_GRACE:
@@ -459,7 +459,10 @@ class StreamClient(ClientConnection):
     def _make_end(self, transport: Any) -> StreamEnd:
         # Twisted's TLS cannot end one direction alone, and the TCP connection below must not.
         alsoProvides(self, IHalfCloseableProtocol)
-        end = StreamEnd(transport, self._listener.clock, half_closes=isinstance(transport, Connection))
+        half_closes = isinstance(transport, Connection)
+        if isinstance(transport, ProxiedConnection):
+            half_closes = transport.take_half_closes()
+        end = StreamEnd(transport, self._listener.clock, half_closes)
         rest = self._splitter.rest()
         if rest:
             end.received(rest)

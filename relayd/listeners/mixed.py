@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.tcp import Connection
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from relayd.address import AppConnection
@@ -80,6 +81,8 @@ class Undecided(ClientConnection):
         self.connectionLost = called.connectionLost  # type: ignore[method-assign]
         if isinstance(transport, Connection):
             transport.protocol = called  # which may come to take a half-closed connection
+        elif isinstance(transport, ProtocolWrapper):
+            transport.wrappedProtocol = called  # likewise
         successor.inherit(self)
         called.makeConnection(transport)
         self._listener.disconnected(self)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import ILoggingContext
+from twisted.internet.interfaces import IHalfCloseableProtocol, ILoggingContext
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
+from zope.interface import alsoProvides
 
 from relayd.address import TransportAddress
 from relayd.errors import DecodeError
@@ -84,12 +86,30 @@ class ProxiedConnection(ProtocolWrapper):
         if rest:
             self.wrappedProtocol.dataReceived(rest)
 
+    def readConnectionLost(self) -> None:
+        """Called after `take_half_closes`."""
+        above: Any = self.wrappedProtocol
+        above.readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """Likewise. Who is above said so itself."""
+
     def connectionLost(self, reason: Failure | None = None) -> None:
         # What is above was never told of a stranger's connection.
         if self in self.factory.protocols:
             super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     # --- what is above calls ---
+
+    def take_half_closes(self) -> bool:
+        """Whether one direction can end alone. If so, what is above is told of that from now on, instead of the end of
+        both.
+        """
+        transport: Any = self.transport
+        if not isinstance(transport, Connection):
+            return False
+        alsoProvides(self, IHalfCloseableProtocol)
+        return True
 
     def getPeer(self) -> Any:
         return super().getPeer() if self._client is None else to_twisted(self._client)  # type: ignore[no-untyped-call]

@@ -55,7 +55,8 @@ class Speaker:
     def __init__(self, end: Conversation) -> None:
         self.said = 0
         self._is_held = False
-        self._transport: Any = end.transport
+        transport: Any = end.transport
+        self._transport = transport
         self._transport.registerProducer(self, True)
         self.resumeProducing()
 

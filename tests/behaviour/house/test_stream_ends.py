@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from typing import Any
@@ -9,10 +10,19 @@ from typing import Any
 from twisted.internet.tcp import Connection
 
 from relayd.address import AppConnection
+from relayd.config import ListenerSettings
+from relayd.listeners.mixed import AnyListener
+from relayd.listeners.stream import listen_stream, open_stream
 from relayd.stream_end import CLOSE_GRACE, MAX_BUFFERED
+from relayd.stun import attributes as a
+from relayd.stun.message import Method
+from relayd.web.pages import make_pages
+from tests.support.house import USERS
 from tests.support.tcp_peer import Conversation
-from tests.support.turn_client import TurnClient, eventually, pause
+from tests.support.turn_client import TurnClient, code_of, eventually, pause
+from tests.support.wires import connect
 
+from .suite import certificate
 from .test_tcp_allocations import MEGABYTE, TcpAllocationCase
 
 SMALL = 16_384  # bytes that the system is to keep for a socket, which it doubles
@@ -50,6 +60,11 @@ class EndsSuite(TcpAllocationCase):
     def peer_connections(self) -> list[Any]:
         relays: list[Any] = [relay for each in self.house.core.sessions() for relay, _ in each.relays]
         return [connection for relay in relays for connection in relay.connections]
+
+    async def until_stalled(self) -> None:
+        """Until the relay reads no more of the peer, because the client takes nothing."""
+        (connection,) = self.peer_connections()
+        await eventually(lambda: not connection.valve._wanted)
 
     async def test_a_client_may_take_its_time_to_the_last_byte(self) -> None:
         """A peer says a lot and closes; the client takes it over many times the grace, and gets it all."""
@@ -116,7 +131,7 @@ class EndsSuite(TcpAllocationCase):
         _, wire, conversation = await self.tight_pair()
         below(wire.transport).pauseProducing()
         conversation.say(WORDS)
-        await pause(0.1)
+        await self.until_stalled()
         wire.write(b"goodbye")
         wire.close()
         await eventually(lambda: conversation.end != "")
@@ -138,7 +153,7 @@ class TcpEndsTest(EndsSuite):
         _, wire, conversation = await self.tight_pair()
         wire.transport.pauseProducing()
         conversation.say(WORDS)
-        await pause(0.1)
+        await self.until_stalled()
         wire.write(b"goodbye")
         wire.say_all()
         await eventually(lambda: conversation.end == "all")
@@ -160,6 +175,54 @@ class TlsEndsTest(EndsSuite):
         wire.transport.transport.loseConnection()
 
 
+class MixedTlsEndsTest(TlsEndsTest):
+    """Over TLS, on a port that takes several protocols."""
+
+    mixed = True
+
+
+class ProxiedTest(TcpAllocationCase):
+    """Over TCP, through a proxy that speaks the PROXY protocol."""
+
+    kind = AppConnection.TCP
+
+    async def through_proxy(self, listen: Any, endpoint: str) -> TurnClient:
+        """A client whose connection a proxy has passed on."""
+        listener: Any = await listen(
+            endpoint,
+            self.house.reactor,
+            self.house.service,
+            ListenerSettings(trusted_proxies=(ipaddress.ip_network("127.0.0.0/8"),)),
+        )
+        self.addCleanup(listener.close)
+        wire = await connect(AppConnection.TCP, listener.addresses[0], certificate())
+        self.addCleanup(wire.close)
+        wire.write(b"PROXY TCP4 198.51.100.7 192.0.2.1 %d 3478\r\n" % wire.local.port)
+        return TurnClient(wire, AppConnection.TCP, "alice", USERS["alice"])
+
+    async def test_one_direction_ends_alone(self) -> None:
+        """As it does without the proxy, on either kind of port."""
+        control, _ = await self.tcp_client()
+        for listen in (listen_stream, self.listen_any):
+            client = await self.through_proxy(listen, "haproxy:tcp:0:interface=127.0.0.1")
+            peer = self.tcp_peer()
+            number = await self.connect(control, peer.address)
+            await client.greet()
+            assert code_of(await client.ask(Method.CONNECTION_BIND, [(a.CONNECTION_ID, number)])) == 0
+            conversation = await peer.next()
+            client.wire.write(b"question")
+            client.wire.say_all()
+            await eventually(lambda: conversation.end == "all")  # noqa: B023 (it is over before the next one)
+            assert conversation.heard == b"question"
+            conversation.say(b"answer")
+            await conversation.close()
+            await eventually(lambda: client.wire.end == "closed")  # noqa: B023
+            assert client.wire.raw == b"answer"
+
+    async def listen_any(self, endpoint: str, clock: Any, service: Any, settings: Any) -> Any:
+        return await open_stream(AnyListener(endpoint, clock, service, settings, make_pages(settings)), endpoint, clock)
+
+
 class WsEndsTest(EndsSuite):
     """Over WebSocket."""
 
@@ -175,7 +238,7 @@ class WsEndsTest(EndsSuite):
         _, wire, conversation = await self.tight_pair()
         wire.transport.pauseProducing()
         conversation.say(WORDS[: 2 * MAX_BUFFERED])
-        await pause(0.1)
+        await self.until_stalled()
         (client,) = [
             client
             for listener in self.house.daemon.listeners
