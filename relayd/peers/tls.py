@@ -25,7 +25,7 @@ from relayd.config import RelaySettings
 from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable, RelaydError
 from relayd.interfaces import ITcpRelayReceiver
 from relayd.peers.connection import PeerConnection, RelayedAddress
-from relayd.pem import Authorities, server_options
+from relayd.pem import Authorities, Pair, server_options
 from relayd.tls import TlsFactory
 from relayd.tls_client import TlsClientOptions, Trust
 from relayd.turn.outputs import PeerTls
@@ -45,7 +45,7 @@ class PeerTlsOptions:
                 self._trust = settings.certificates.authorities(ca, _trust_in)
         if certificate is not None and key is not None:
             with _named(f"--peer-certificate {certificate}, --peer-key {key}"):
-                self._server = settings.certificates.pair(certificate, key, server_options)
+                self._server = settings.certificates.pair(certificate, key, _shown_to_peers)
         elif certificate is not None or key is not None:
             raise ConfigurationError("--peer-certificate and --peer-key belong together: give both")
 
@@ -135,6 +135,13 @@ class _One(Factory):
 def over_tls(options: Any, is_client: bool, above: TlsPeerConnection, reactor: Any) -> Any:
     """The protocol for the TCP connection: TLS, and `above` it."""
     return TlsFactory(options, is_client, _One(above), reactor).buildProtocol(None)
+
+
+def _shown_to_peers(pair: Pair) -> CertificateOptions:
+    options = server_options(pair)
+    # RFC 7301 section 3.2: a server that knows nothing of ALPN leaves the offer unanswered. Twisted would refuse it.
+    options.getContext().set_alpn_select_callback(lambda connection, offered: SSL.NO_OVERLAPPING_PROTOCOLS)
+    return options
 
 
 def _explain(peer: TransportAddress, reason: Failure | None) -> RelaydError:

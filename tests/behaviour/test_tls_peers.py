@@ -264,6 +264,27 @@ class TlsPeersTest(PeersCase):
             assert await deferToThread(lambda: plain.recv(100)[:1]) in (b"", b"\x15")
         assert self.receiver.arrived == [connection]
 
+    async def test_peers_that_call_and_offer_protocols(self) -> None:
+        """As all of the web does: none is chosen, and they are let in like those that offer none."""
+        relay = await self.open()
+        relay.accepts_tls = True
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+
+        def call() -> tuple[str | None, bytes]:
+            with (
+                socket.create_connection((relay.address.host, relay.address.port), PATIENCE) as below,
+                context.wrap_socket(below, server_hostname="relay.example") as wrapped,
+            ):
+                return wrapped.selected_alpn_protocol(), wrapped.recv(100)
+
+        called = deferToThread(call)
+        await until(lambda: self.receiver.arrived or called.called)
+        for connection in self.receiver.arrived:
+            connection.join(End())
+            connection.write(b"come in")
+        assert await called == (None, b"come in")
+
     async def test_last_words_in_the_flight_that_ends_the_handshake(self) -> None:
         """A peer that calls, says something and closes in order, all at once, is heard by whoever is joined later; it
         is forgotten when nobody is.
