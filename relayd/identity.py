@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  (which Python would look for at the first name, when there may be no descriptor left)
 import ipaddress
 
 from cryptography.x509 import Certificate

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -269,7 +269,8 @@ class RelayService:
         def reached(connection: IPeerConnection) -> None:
             self._answer(request, out.PeerConnected(connection, connection.protocol))
 
-        relay.connect(self._tcp_hairpin.to_bound(request.peer), request.tls).addCallbacks(reached, failed)
+        connecting = maybeDeferred(relay.connect, self._tcp_hairpin.to_bound(request.peer), request.tls)
+        connecting.addCallbacks(reached, failed)
 
     def _join_connections(self, output: out.JoinConnections) -> None:
         connection: Any = output.connection

@@ -6,6 +6,7 @@ stumbles over and then goes on: one without a subjectAltName, or with one that c
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -39,12 +40,24 @@ class Trust:
 
     def connection(self, protocol: Any) -> SSL.Connection:
         """A new one, for a `TLSMemoryBIOProtocol`; it asks for no name yet."""
-        now = self._now()
-        if self._options is None or now >= self._read_again_at:
-            self._options = CertificateOptions(trustRoot=self._trust_root)
-            self._read_again_at = now + TRUST_LIFETIME
-        connection: SSL.Connection = self._options.clientConnectionForTLS(protocol)
+        options, now = self._options, self._now()
+        if options is None or now >= self._read_again_at:
+            # OpenSSL does not say that it could not open a file: it trusts nobody then.
+            can_open = _can_open()
+            if options is None or can_open:
+                options = CertificateOptions(trustRoot=self._trust_root)
+            if can_open:
+                self._options, self._read_again_at = options, now + TRUST_LIFETIME
+        connection: SSL.Connection = options.clientConnectionForTLS(protocol)
         return connection
+
+
+def _can_open() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:  # out of descriptors
+        return False
+    return True
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -370,6 +370,23 @@ def test_an_unexpected_fault_leaves_no_relay_open(logged: list[Any]) -> None:
     assert [relay.closed for relay in house.transport.opened] == [True]
 
 
+def test_an_unexpected_fault_of_a_connect_is_answered(logged: list[Any]) -> None:
+    """The client hears 447 at once, and the log has the fault."""
+    house, relay = House(), StubRelay()
+    for fault in (RuntimeError("bug"), fail(RuntimeError("bug"))):
+        relay.connect = lambda peer, tls, fault=fault: raise_or_give(fault)  # type: ignore[attr-defined]
+        house.core.on_receive = [out.ConnectToPeer(7, path(), relay, PEER)]
+        house.receive(StubClient())
+    assert house.answers() == [out.PeerNotConnected(447)] * 2
+    assert sum("could not connect to a peer" in str(event.get("log_format")) for event in logged) == 2
+
+
+def raise_or_give(result: Any) -> Any:
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def test_a_policy_refuses_before_anything_is_opened() -> None:
     """What a policy answers is what the client gets, now or later, and no relay was opened for it."""
     refusal = out.RelayRefused(300, alternate=PEER)

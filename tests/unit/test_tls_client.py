@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import ipaddress
+import os
 from typing import Any
 
 import pytest
@@ -135,6 +137,30 @@ def test_trust_is_read_once_for_many() -> None:
     clock.advance(1)
     assert context() is not first
     assert shaken(TlsClientOptions(NAME, trust), shown) == (True, None)
+
+
+def test_trust_that_could_not_be_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL trusts nobody where no descriptor is left to read with; what was read before holds on, all the same."""
+    clock = Clock()
+    trust = Trust(TRUST, clock.seconds)
+    above: Any = over_tls(TlsClientOptions(NAME, trust), True, End())
+
+    def context() -> SSL.Context:
+        return trust.connection(above).get_context()
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("relayd.tls_client.os.open", refuse)
+        unread = context()
+    first = context()
+    assert first is not unread
+    clock.advance(TRUST_LIFETIME)
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("relayd.tls_client.os.open", refuse)
+        assert context() is first
+    assert context() is not first
 
 
 @pytest.mark.parametrize(
