@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -17,7 +18,7 @@ from twisted.logger import (
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
 from relayd.interfaces import Counters
-from relayd.observers.log import HumanLog, JsonLines
+from relayd.observers.log import LINES_TOGETHER, HumanLog, JsonLines
 from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason
 
 RELAYED = TransportAddress.parse("192.0.2.9", 50000)
@@ -52,7 +53,9 @@ def json_lines() -> tuple[JsonLines, list[str]]:
 def human_line(event: Any) -> str:
     events: list[Any] = []
     publish: Any = events.append
-    HumanLog(Clock(), publish).observe(event)
+    clock = Clock()
+    HumanLog(clock, publish).observe(event)
+    clock.advance(0)
     return formatEvent(events[0])
 
 
@@ -112,7 +115,9 @@ def test_human_lines_are_as_any_other_of_the_log() -> None:
     """In a log file, as JSON and by way of an old observer (syslog) the line is what Logger would have made of it."""
     events: list[Any] = []
     publish: Any = events.append
-    HumanLog(Clock(), publish).observe(created(StubRelay(), "{} {alice} }{"))
+    clock = Clock()
+    HumanLog(clock, publish).observe(created(StubRelay(), "{} {alice} }{"))
+    clock.advance(0)
     Logger(namespace="relayd", observer=publish).info("{line}", line=formatEvent(events[0]))
     ours, usual = events
     usual["log_time"] = ours["log_time"]
@@ -125,6 +130,47 @@ def test_human_lines_are_as_any_other_of_the_log() -> None:
         LegacyLogObserverWrapper(old)(dict(event))
     first, second = ({key: str(event[key]) for key in ("log_legacy", "isError", "time", "system")} for event in told)
     assert first == second
+
+
+def test_human_lines_of_a_turn_are_written_at_its_end() -> None:
+    """In order, with the time at which they were said, and without a delayed call that stays."""
+    events: list[Any] = []
+    publish: Any = events.append
+    clock = Clock()
+    log = HumanLog(clock, publish)
+    sessions = [f"{number:012x}" for number in range(3)]
+    for turn in range(2):
+        before = time.time()
+        for session in sessions:
+            log.observe(created(StubRelay(), session=session))
+        after = time.time()
+        assert events == []
+        clock.advance(0)
+        assert [formatEvent(event).split()[1] for event in events] == sessions, turn
+        assert all(before <= event["log_time"] <= after for event in events)
+        assert clock.getDelayedCalls() == []
+        events.clear()
+
+
+def test_human_lines_do_not_wait_for_many_others_nor_for_a_turn_that_never_comes() -> None:
+    """So many at once are written at once; and so is whatever waits when the relay stops."""
+    events: list[Any] = []
+    publish: Any = events.append
+    clock = Clock()
+    log = HumanLog(clock, publish)
+    for count in range(LINES_TOGETHER):
+        assert len(events) == 0, count
+        log.observe(created(StubRelay()))
+    assert len(events) == LINES_TOGETHER
+    assert clock.getDelayedCalls() == []
+
+    log.observe(created(StubRelay()))
+    stopped = ended(StubRelay())
+    stopped.reason = EndReason.SHUTDOWN
+    log.observe(stopped)
+    assert len(events) == LINES_TOGETHER + 2
+    assert "shutdown" in formatEvent(events[-1])
+    assert clock.getDelayedCalls() == []
 
 
 def test_a_full_disk_is_told_once() -> None:
