@@ -110,11 +110,11 @@ class StreamEnd:
             return
         self._other = other
         self._transport.registerProducer(other.valve, True)
+        self.valve.resumeProducing()  # before `other` may have us wait
         if early:
             other.write(early)
         if self._heard_all:
             self._pass_on_end(other)
-        self.valve.resumeProducing()
 
     def write(self, data: bytes) -> None:
         """See `IByteStream.write`."""

@@ -98,7 +98,8 @@ class WebSocketFrames(WebSocketAdapterProtocol):  # type: ignore[misc]  # Autoba
 
     def received(self, data: bytes) -> None:
         """Bytes from the other end."""
-        self._dataReceived(data)
+        if self.state != self.STATE_CLOSED:  # else Autobahn would keep them, and read them never
+            self._dataReceived(data)
 
     def lost(self) -> None:
         """The connection is gone."""

@@ -81,6 +81,21 @@ def test_a_close_frame_is_the_end_whatever_comes_after() -> None:
     bench.check_nothing_is_left()
 
 
+def test_a_client_that_goes_on_after_its_close_frame() -> None:
+    """Is not listened to, and none of it is kept, however much it is."""
+    bench = WebBench()
+    client, transport = bench.open()
+    _, peer = bound(bench, client)
+    transport.stubborn = True
+    client.dataReceived(frame(CLOSE, NORMAL))
+    for _ in range(10):
+        client.dataReceived(frame(BINARY, bytes(MAX_LINGERING)))
+    assert len(client._frames.data) < 100
+    assert peer.written == b""
+    transport._lost()
+    bench.check_nothing_is_left()
+
+
 @pytest.mark.parametrize("is_web", [False, True])
 def test_what_a_client_has_not_taken_is_not_cut(is_web: bool) -> None:
     """It may go on taking, and speaking, for as long as the end of the pair allows; not while the relay stops."""

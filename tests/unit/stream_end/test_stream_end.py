@@ -131,6 +131,18 @@ def test_what_came_early_outlives_its_connection(reason: Failure, said: str) -> 
     assert not pair.client.has_early
 
 
+def test_who_cannot_take_what_came_early_is_not_sent_more() -> None:
+    """It makes the one that it came from wait from the beginning."""
+    pair = Pair(joined=False)
+    pair.peer_transport.write = lambda data: pair.client.valve.pauseProducing()  # type: ignore[method-assign]
+    pair.client.received(b"as much as fits")
+    pair.join()
+    assert not pair.client_transport.reads
+    assert pair.peer_transport.reads
+    pair.client.valve.resumeProducing()
+    assert pair.client_transport.reads
+
+
 def test_one_direction_ends_alone() -> None:
     """A half-close is carried across, the other direction goes on, and with its end both are closed."""
     pair = Pair()
