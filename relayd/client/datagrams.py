@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.client.server import Connection, Receiver, Server
-from relayd.errors import ServerUnavailable
+from relayd.errors import ConfigurationError, ServerUnavailable
 
 LARGEST_DATAGRAM = 65_535  # bytes
 
@@ -89,7 +89,10 @@ class UdpConnection(DatagramProtocol):
 
 
 def connect_udp(reactor: Any, server: Server, trust_root: Any, receiver: Receiver) -> Deferred[Connection]:
-    """Open a socket to the first address of the server that there is a way to. Fails with ServerUnavailable."""
+    """Open a socket to the first address of the server that there is a way to. Fails with ServerUnavailable.
+
+    Raises ConfigurationError as `resolve` does.
+    """
 
     def open_first(addresses: list[str]) -> Connection:
         reason = "the name has no address"
@@ -127,7 +130,11 @@ class _Addresses:
 
 
 def resolve(reactor: Any, host: str) -> Deferred[list[str]]:
-    """The addresses of a name; none where it has none."""
+    """The addresses of a name; none where it has none. Raises ConfigurationError for what is no name of a host."""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # over which Twisted's resolver would stumble, and never say anything
+        raise ConfigurationError(f"{host!r} is not the name of a host") from None
     addresses = _Addresses()
     reactor.nameResolver.resolveHostName(addresses, host, transportSemantics="UDP")
     return addresses.complete

@@ -20,6 +20,7 @@ from relayd.client.relayed import peer_address
 from relayd.client.session import Owner, Session
 from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
+from relayd.identity import ReferenceIdentity
 from relayd.tls_client import Trust
 from relayd.turn.client_outputs import Allocated
 from relayd.turn.outputs import PeerTls
@@ -81,8 +82,15 @@ class TcpAllocation(Owner):
 
     def endpoint(self, host: str, port: int, tls: PeerTls | None = None) -> PeerEndpoint:
         """Where a peer listens: `host` is an IP address in text. With `tls` the relay, not we, speaks TLS with it;
-        relays that know nothing of that answer 420. Raises ValueError.
+        relays that know nothing of that answer 420. Raises ValueError, as for names that no certificate can be for.
         """
+        if tls is not None:
+            if not all(0 < len(each) < 256 for each in tls.protocols):  # RFC 7301 section 3.1
+                raise ValueError("the name of a protocol has 1 to 255 bytes")
+            try:
+                tls = PeerTls(ReferenceIdentity(tls.server_name).name, tls.protocols)
+            except ValueError:
+                raise ValueError(f"{tls.server_name!r}: no certificate can be for such a name") from None
         return PeerEndpoint(self, peer_address(host, port), tls)
 
     def permit(self, host: str) -> Deferred[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -37,23 +37,26 @@ class TurnClient:
         username: str,
         password: str,
         *,
-        families: tuple[Family, ...] = (Family.IPV4,),
+        families: Iterable[Family] = (Family.IPV4,),
         trust_root: Any = None,
-        proxy: HttpProxy | None = None,
+        proxy: str | HttpProxy | None = None,
         entropy: Entropy = secrets.token_bytes,
     ) -> None:
         """`uri` is a TURN URI or a WebSocket URL. `families` is what the relayed address is to be: one family, or both.
         `trust_root`, an IOpenSSLTrustRoot, is what certificates are verified by; None: what the platform trusts.
-        `proxy` is an HTTP proxy to go through; it carries TCP, TLS and WebSocket.
+        `proxy` is an HTTP proxy to go through, or its URL; it carries TCP, TLS and WebSocket.
 
-        Raises ConfigurationError for what is no such URI.
+        Raises ConfigurationError for what is no such URI, proxy or family.
         """
+        wanted = frozenset(families)
+        if not wanted or not wanted <= frozenset(Family):
+            raise ConfigurationError("families: give Family.IPV4, Family.IPV6 or both, in a tuple")
         self.uri = TurnUri.parse(uri) if isinstance(uri, str) else uri
-        self.proxy = proxy
+        self.proxy = HttpProxy.parse(proxy) if isinstance(proxy, str) else proxy
         self._reactor = reactor
         self._trust_root = trust_root
         self._entropy = entropy
-        self._settings = ClientSettings(self.uri.app_connection, username, password, families)
+        self._settings = ClientSettings(self.uri.app_connection, username, password, tuple(sorted(wanted)))
 
     def allocate(
         self, protocol: AbstractDatagramProtocol, connected: Callable[[], None] = lambda: None
@@ -136,7 +139,9 @@ class TurnClient:
         try:
             session = Session(self._reactor, settings, self._entropy)
         except DecodeError:
-            raise ConfigurationError("the user name or the password has characters that RFC 8265 disallows") from None
+            raise ConfigurationError(
+                "the user name or the password is empty, too long, or has characters that RFC 8265 disallows"
+            ) from None
         try:
             await session.connect(server, self._trust_root)
             connected()

@@ -46,8 +46,10 @@ class ClientAuthentication:
     """One user's name and password, and the latest challenge of one server."""
 
     def __init__(self, username: str, password: str) -> None:
-        """Raises DecodeError where the OpaqueString profile disallows one of the two."""
+        """Raises DecodeError where the OpaqueString profile disallows one of the two, or the name is too long."""
         self._username = opaque_string(username)
+        if len(self._username.encode()) > a.MAX_USERNAME:  # RFC 8489 section 14.3
+            raise DecodeError("a user name has at most 508 bytes")
         self._password = opaque_string(password)
         self._challenge: _Challenge | None = None
         self._signature: Signature | None = None

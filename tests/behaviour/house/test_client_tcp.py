@@ -427,6 +427,14 @@ class PeerTlsTests(TcpCase):
         theirs = await peers.next()
         ours.say(b"in the clear")
         await theirs.hears(b"in the clear")
+        for name in ("", "two words", f"{'a' * 64}.example"):
+            with pytest.raises(ValueError, match="no certificate"):
+                allocation.endpoint("127.0.0.1", 443, PeerTls(name))
+        with pytest.raises(ValueError, match="255 bytes"):
+            allocation.endpoint("127.0.0.1", 443, PeerTls("localhost", (bytes(256),)))
+        error = await failure_of(connect("bücher.example"))
+        assert isinstance(error, RemoteError)
+        assert error.code == 446  # the name itself can be asked for
         ours.transport.loseConnection()  # type: ignore[union-attr]
         await eventually(lambda: theirs.end != "")
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
-from relayd.address import AppConnection, TransportAddress
+from relayd.address import AppConnection, Family, TransportAddress
 from relayd.client.proxy import HttpProxy
 from relayd.client.server import Server
 from relayd.client.turn import MAX_REDIRECTIONS, TurnClient
@@ -101,3 +101,49 @@ def test_unusable_credentials(username: str, password: str) -> None:
     error = failure_of(TurnClient(Clock(), "turn:192.0.2.1", username, password).allocate(DatagramProtocol()))
     assert isinstance(error, ConfigurationError)
     assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("families", "expected"),
+    [
+        ([Family.IPV6], (Family.IPV6,)),
+        ((Family.IPV6, Family.IPV4), (Family.IPV4, Family.IPV6)),
+        ({Family.IPV4}, (Family.IPV4,)),
+        ((Family.IPV4, Family.IPV4), (Family.IPV4,)),
+    ],
+)
+def test_families(families: Any, expected: tuple[Family, ...]) -> None:
+    """Whatever they come in, and in whatever order, they are what is asked for."""
+    client = TurnClient(Clock(), "turn:192.0.2.1", "alice", "secret", families=families)
+    assert client._settings.families == expected
+
+
+@pytest.mark.parametrize("families", [(), (4,), ("ipv6",)])
+def test_no_families(families: Any) -> None:
+    """What is none is an error, and not silently IPv4."""
+    with pytest.raises(ConfigurationError, match="families"):
+        TurnClient(Clock(), "turn:192.0.2.1", "alice", "secret", families=families)
+
+
+def test_the_url_of_a_proxy() -> None:
+    """A proxy may be given as its URL, as the server is."""
+    client = TurnClient(Clock(), "wss://192.0.2.1", "alice", "secret", proxy="http://carol:word@192.0.2.8:3128")
+    assert client.proxy == HttpProxy("192.0.2.8", 3128, "carol", "word")
+    with pytest.raises(ConfigurationError):
+        TurnClient(Clock(), "wss://192.0.2.1", "alice", "secret", proxy="socks5://192.0.2.8")
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("a" * 509, "secret"), ("", "secret"), ("alice", ""), ("a\0", "secret")]
+)
+def test_users_that_cannot_be(name: str, password: str) -> None:
+    """They are refused here, since no server could answer (RFC 8489 section 14.3)."""
+    waiting = TurnClient(Clock(), "turn:192.0.2.1", name, password).allocate(DatagramProtocol())
+    assert isinstance(failure_of(waiting), ConfigurationError)
+
+
+@pytest.mark.parametrize("uri", ["turn:a..b", "turns:a..b?transport=udp", f"turn:{'a' * 64}.example"])
+def test_hosts_that_cannot_be(uri: str) -> None:
+    """They are refused before they are looked up."""
+    waiting = TurnClient(Clock(), uri, "alice", "secret").allocate(DatagramProtocol())
+    assert isinstance(failure_of(waiting), ConfigurationError)
