@@ -387,8 +387,8 @@ class IPolicy(Interface):
         """
 
     def may_reach(username: str, peer: TransportAddress) -> bool:
-        """May this user's allocation exchange packets with that peer? Asked on every permission and channel: must
-        not block.
+        """May this user's allocation exchange packets with that peer? Asked on every permission, channel and TCP
+        connection: must not block.
         """
 
     def bandwidth(username: str) -> int | None:

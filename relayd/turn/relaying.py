@@ -30,7 +30,9 @@ class Guard(Protocol):
     """Whether a user's allocation may exchange packets with a peer; the service joins rules and policies into one."""
 
     def may_reach(self, username: str, peer: TransportAddress) -> bool:
-        """Asked for every permission, channel and Send indication; port 0 asks about the address alone."""
+        """Asked for every permission, channel, Send indication, Connect, and connection of a peer that calls; port 0
+        asks about the address alone.
+        """
 
 
 class PeerRefused(RemoteError):
