@@ -28,13 +28,22 @@ class ForwardClock:
         self._wall = wall
         self._steady = steady
         self._now = wall()
-        self._since = steady()
+        self._since: float | None = None  # on the steady clock, when `_now` was true; None while it is the system's
 
     def __call__(self) -> float:
-        since = self._steady()
-        self._now = max(self._wall(), self._now + PACE * (since - self._since))
-        self._since = since
-        return self._now
+        now = self._wall()
+        if now < self._now:
+            now = self._behind()
+        else:
+            self._since = None
+        self._now = now
+        return now
+
+    def _behind(self) -> float:
+        steady = self._steady()
+        passed = 0.0 if self._since is None else steady - self._since
+        self._since = steady
+        return self._now + PACE * passed
 
 
 def keep_time(reactor: Any) -> None:

@@ -69,6 +69,7 @@ def test_a_reactor_runs_on_it() -> None:
     called: list[str] = []
     reactor.callLater(30.0, called.append, "in time")
     machine.wall.rightNow -= HOUR
+    reactor.runUntilCurrent()
     machine.pass_(30.0)
     reactor.runUntilCurrent()
     assert called == []
