@@ -81,10 +81,8 @@ class TlsClientOptions:
         connection = self._trust.connection(tlsProtocol)
         if self._protocols:
             connection.set_alpn_protos(self._protocols)
-        identity, protocol = (
-            self._identity,
-            weakref.ref(tlsProtocol),
-        )  # which has the connection, which has what follows
+        identity = self._identity
+        protocol = weakref.ref(tlsProtocol)  # it has the connection, which has what follows
 
         def verify(_: SSL.Connection, certificate: X509, error: int, depth: int, is_trusted: int) -> bool:
             """What OpenSSL asks for each certificate of the chain, the peer's own last."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import ipaddress
+import os
 import socket
 import ssl
 import subprocess
@@ -236,6 +237,40 @@ class TlsPeersTest(PeersCase):
         with pytest.raises(PeerUnreachable):
             await relay.connect(self.address_of(listening), PeerTls("peer.example"))
         await talked
+
+    async def test_a_peer_that_resets_in_the_handshake(self) -> None:
+        """Is unreachable."""
+        relay = await self.open()
+        listening = self.listener()
+
+        def talk() -> None:
+            accepted, _ = listening.accept()
+            accepted.recv(1)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            accepted.close()
+
+        talked = deferToThread(talk)
+        with pytest.raises(PeerUnreachable):
+            await relay.connect(self.address_of(listening), PeerTls("peer.example"))
+        await talked
+
+    async def test_a_peer_that_breaks_tls_off(self) -> None:
+        """With a record that nobody has encrypted: what came before it is handed on, and the end is no orderly one."""
+        relay = await self.open()
+
+        def talk(wrapped: ssl.SSLSocket) -> bytes:
+            wrapped.sendall(b"good so far")
+            os.write(wrapped.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+            return wrapped.recv(1)
+
+        address, talked = self.serve(self.authority.issue("peer.example"), talk)
+        connection = await relay.connect(address, PeerTls("peer.example"))
+        end: Any = End()
+        connection.join(end)
+        await until(lambda: end.ends)
+        assert (end.data, end.ends) == (b"good so far", ["abort"])
+        assert isinstance(await talked, OSError)
+        assert self.receiver.lost == [connection]
 
     async def test_peers_that_call_with_tls(self) -> None:
         """They see the relay's certificate; without TLS they get nowhere."""
