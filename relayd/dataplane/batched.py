@@ -114,7 +114,7 @@ class BatchedPort(DatagramPort):
 
     def answer(self, client: TransportAddress, data: bytes) -> bool:
         """See `DatagramPort.answer`. True also for what is kept back, though it may yet be dropped."""
-        if not self.handing_up:
+        if not self.handing_up or self.closed:
             return self.send(client, data)
         self.answers.append((client, data))
         if len(self.answers) >= ANSWERS_TOGETHER:

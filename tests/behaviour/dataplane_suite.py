@@ -243,16 +243,18 @@ class DataPlaneSuite(DataPlaneCase):
         self.assertEqual([(await self.client.next())[0] for _ in expected], expected)
 
     async def test_the_last_answer_of_a_port(self) -> None:
-        """What was answered before a port closes, from within, arrives."""
+        """What was answered before a port closes, from within, arrives; behind that, sending gives False."""
+        late: list[bool] = []
 
         def answer_and_close(client: Any, data: bytes) -> None:
             client.send(b"goodbye")
             self.port.close()
-            self.assertFalse(client.send_channel_data(NUMBER, b"too late"))
+            late.extend([client.send(b"too late"), client.send_channel_data(NUMBER, b"too late")])
 
         self.service.on_datagram = answer_and_close
         self.client.write(b"\x00", self.port.address)
         self.assertEqual((await self.client.next())[0], b"goodbye")
+        self.assertEqual(late, [False, False])
 
     async def test_every_size_goes_up_whole(self) -> None:
         """Datagrams from 0 to 65,000 bytes go up as they are, in order."""
