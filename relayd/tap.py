@@ -15,6 +15,7 @@ import relayd
 from relayd import config
 from relayd.auth.realm import CREDENTIAL_INTERFACES
 from relayd.configfile import nearest, read_config_file
+from relayd.end_signals import heed_the_first
 from relayd.errors import ConfigurationError
 from relayd.interfaces import (
     IAllocationObserverFactory,
@@ -220,6 +221,7 @@ def makeService(options: Options) -> IService:
     except ConfigurationError as why:
         raise SystemExit(complaint(str(why))) from None
     look_on_signal(reactor, daemon.certificates)
+    heed_the_first(reactor)
     return daemon
 
 

@@ -20,6 +20,7 @@ from relayd.client.forward_command import Wanted, forward
 from relayd.client.ping import Outcome, explain, ping
 from relayd.client.turn import TurnClient
 from relayd.client.ways import Clients, add_options, clients
+from relayd.end_signals import heed_the_first
 from relayd.errors import ConfigurationError, RelaydError
 
 MAX_ECHOES = 1000
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     async def run(reactor: Any) -> None:
         await deferLater(reactor, 0)  # until the reactor runs, and with it what it does about signals
+        heed_the_first(reactor)
         failed.append(await options.run(reactor, options, make_clients))
 
     with suppress(SystemExit):  # with which react always ends

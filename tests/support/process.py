@@ -70,10 +70,13 @@ class Process:
                 self._changed.wait(0.1)
         return True
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait. The exit status; negative if a signal ended it (-9: it did not go by itself)."""
-        if self.running():
-            self._child.send_signal(how)
+    def stop(self, how: signal.Signals = signal.SIGTERM, again: Sequence[signal.Signals] = ()) -> int:
+        """Send a signal, and `again` others right behind it, and wait. The exit status; negative if a signal ended it
+        (-9: it did not go by itself).
+        """
+        for each in (how, *again):
+            if self.running():
+                self._child.send_signal(each)
         try:
             self._child.wait(EXIT_PATIENCE)
         except subprocess.TimeoutExpired:

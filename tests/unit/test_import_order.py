@@ -28,6 +28,7 @@ FLOORS: list[list[tuple[str, ...]]] = [
             "certificates",
             "pem",
             "accept_log",
+            "end_signals",
             "local_addresses",
             "pump",
             "stream_end",
