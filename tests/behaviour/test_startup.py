@@ -106,9 +106,10 @@ def test_printed_user_relays(relay: Relay) -> None:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_ends_it_cleanly(relay: Relay, how: signal.Signals, impatience: tuple[signal.Signals, ...]) -> None:
     """With an allocation open, a signal ends everything: orderly, no traceback, no port held, whatever comes behind."""
-    port = free_ports()
+    port = free_ports(2)
     process = relay.start(
         *(f"--listen=turn={transport}:{port}:interface=127.0.0.1" for transport in ("udp", "tcp")),
+        f"--relay-ports={port + 1}-{port + 1}",
         "--auth=memory:alice:secret-word",
     )
     with wire.StrangeClient(("127.0.0.1", port), "alice", "secret-word") as client:

@@ -109,7 +109,7 @@ def test_who_is_led_where(server: TurnServer, tmp_path: Path) -> None:
         words = [word for each in accepted for word in ("--accept", each)]
         process = command(tmp_path, plain(server), *words, "--accept-tls", f"127.0.0.2={other.port}")
         assert process.wait_until(lambda: process.output.count("accepting: ") == 4, PATIENCE), process.output
-        relayed = relayed_addresses(process)[0]
+        (relayed,) = relayed_addresses(process, "for TCP from peers")
         for host, service in (("127.0.0.2", one), ("127.0.0.3", other), ("127.0.0.4", third)):
             with call_from(host, relayed) as caller, service.accept() as called:
                 caller.sendall(host.encode())
