@@ -81,9 +81,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanEnvironment
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [[], ["--editable"]], ids=["installed", "editable"])
 def test_twistd_finds_the_relay(clean: CleanEnvironment, how: list[str]) -> None:
-    """pip install, with the dependencies that setup.cfg names and no others, is all it takes; so is pip install -e."""
+    """pip install, with the dependencies that setup.cfg names and no others, is all it takes; so is pip install -e. Who
+    type-checks a program with the client gets its annotations, too (PEP 561).
+    """
     pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
     clean.run("python", *pip, "install", *how, str(clean.source))
     assert clean.starts()
     clean.run("relayd-user", "--help")
+    clean.run("python", "-c", "import pathlib, relayd; pathlib.Path(relayd.__file__).with_name('py.typed').stat()")
     clean.run("python", *pip, "uninstall", "--yes", "relayd")
