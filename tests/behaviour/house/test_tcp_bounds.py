@@ -11,6 +11,7 @@ from relayd.stun import attributes as a
 from relayd.stun.message import Method
 from relayd.turn.outputs import PeerConnectionEnded, PeerConnectionOpened
 from relayd.turn.peer_connections import MAX_CONNECTIONS
+from tests.support.ports import free_ports
 from tests.support.tcp_peer import Conversation, call
 from tests.support.turn_client import TurnClient, code_of, eventually
 
@@ -191,6 +192,32 @@ class TcpHairpinTest(TcpAllocationCase):
         assert code_of(await alice.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, alices)])) == 447
         inside = BOUND.with_port(bobs.port)
         assert code_of(await alice.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, inside)])) == 403
+
+
+class OnePortTest(TcpAllocationCase):
+    """A relay with a single port to relay from."""
+
+    kind = AppConnection.TCP
+
+    def setUp(self) -> None:
+        port = free_ports()
+        self.settings = {"relay_ports": (port, port)}
+        super().setUp()
+
+    async def test_the_ports_run_out(self) -> None:
+        """508 while somebody has the port, which a UDP allocation does not take away, and then it can be had again."""
+        udp = await self.client()
+        await udp.relayed()
+        one, relayed = await self.tcp_client()
+        assert relayed.port == self.settings["relay_ports"][0]
+        other = await self.client("bob")
+        await other.greet()
+        for _ in range(3):
+            assert code_of(await other.ask(Method.ALLOCATE, [TCP_ATTRIBUTE])) == 508
+        wire = await self.data(await self.connect(one, self.tcp_peer().address))
+        assert code_of(await one.refresh(0)) == 0
+        assert code_of(await other.ask(Method.ALLOCATE, [TCP_ATTRIBUTE])) == 0
+        await eventually(lambda: wire.end == "closed")
 
 
 class SlowHandshakeTest(TcpAllocationCase):
