@@ -32,7 +32,7 @@ their producer beyond 65,536, which may have read as much again by then; TLS has
 """
 
 CLOSE_GRACE = 10.0  # seconds after which a connection that closes, and neither takes anything nor closes too, is reset
-SLOWEST = 1_000  # bytes a second: who takes less is given up, so that nobody keeps what nobody counts any more for long
+SLOWEST = 1_000  # bytes a second: who takes less is given up, so that nobody keeps for long what nobody uses any more
 
 
 @implementer(IByteStream)

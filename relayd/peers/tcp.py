@@ -44,6 +44,11 @@ TCP = 6  # IP protocol number
 
 CONNECT_TIMEOUT = 30.0  # seconds, RFC 6062 section 5.2: at least
 
+MAX_OUTLIVING = 1_024
+"""Connections whose allocation is over and that still deliver what was sent before, of all allocations together: no
+quota counts them any more, and a peer may take its time. Each is a descriptor and its buffers.
+"""
+
 Opened = tuple[IRelay, TransportAddress]
 
 
@@ -61,9 +66,12 @@ class TcpRelay(ServerFactory):
         tls: PeerTlsOptions,
         accept_log: AcceptLog,
         find: Callable[[TransportAddress], TcpRelay | None],
+        closing: Callable[[TcpRelay], Any],
         gone: Callable[[TcpRelay], Any],
     ) -> None:
-        """`find` gives the relayed address that is open at a place."""
+        """`find` gives the relayed address that is open at a place. `closing` is called when it closes, with what is
+        left of its connections.
+        """
         self.address = address
         self.accepts_tls = False
         self.counters = Counters()
@@ -74,6 +82,7 @@ class TcpRelay(ServerFactory):
         self._tls = tls
         self._accept_log = accept_log
         self._find = find
+        self._closing = closing
         self._gone = gone
         self._port: Any = None
         self._attempts: set[_Attempt] = set()
@@ -125,6 +134,7 @@ class TcpRelay(ServerFactory):
         self._closed = True
         for attempt in list(self._attempts):
             attempt.give_up()
+        self._closing(self)
         maybeDeferred(self._port.stopListening).addBoth(self._stopped)
 
     def abort(self) -> None:
@@ -242,6 +252,7 @@ class TcpPeers:
         self.default_family = self._ports.default_family
         self._relays: set[TcpRelay] = set()  # with those that are closed and have connections left
         self._at: dict[TransportAddress, TcpRelay] = {}  # the last one at each place, open or not
+        self._outlived: dict[TcpRelay, None] = {}  # those that are closed, the oldest first
         self._empty: Deferred[None] = Deferred()
         self._closed = False
 
@@ -259,6 +270,7 @@ class TcpPeers:
                 self._tls,
                 self._accept_log,
                 self._at.get,
+                self._outlive,
                 self._forget,
             )
             try:
@@ -282,8 +294,17 @@ class TcpPeers:
             self._settle()
         return self._empty
 
+    def _outlive(self, relay: TcpRelay) -> None:
+        """Leave its connections to themselves. Where that makes too many, the oldest ones are reset."""
+        self._outlived[relay] = None
+        while len(self._outlived) > 1 and sum(len(each.connections) for each in self._outlived) > MAX_OUTLIVING:
+            oldest = next(iter(self._outlived))
+            del self._outlived[oldest]
+            oldest.abort()
+
     def _forget(self, relay: TcpRelay) -> None:
         self._relays.discard(relay)
+        self._outlived.pop(relay, None)
         if self._at.get(relay.address) is relay:
             del self._at[relay.address]
         self._settle()

@@ -17,6 +17,7 @@ from relayd.address import Family, TransportAddress
 from relayd.config import RelayAddress, RelaySettings
 from relayd.errors import ConfigurationError, PeerUnreachable, RelayUnavailable
 from relayd.interfaces import IPeerConnection, IPeerTransport, IPeerTransportFactory, ITcpRelay
+from relayd.peers import tcp
 from relayd.peers.bridged import BridgedConnection
 from relayd.peers.tcp import TcpPeers, TcpPeersFactory, TcpRelay
 from relayd.rate import TokenBucket
@@ -191,6 +192,27 @@ class TcpPeersTest(PeersCase):
         again, _, _ = await only.open(self.family, self.receiver)
         assert again.address == relay.address
         await only.close()
+
+    async def test_what_outlives_its_allocation_is_bounded(self) -> None:
+        """Connections of closed addresses deliver what was sent; beyond the bound those of the oldest are reset."""
+        self.patch(tcp, "MAX_OUTLIVING", 2)  # type: ignore[no-untyped-call]
+        relays, accepted = [], []
+        for _ in range(3):
+            relay = await self.open()
+            relays.append(relay)
+            connection, peer = await self.connected(relay)
+            accepted.append(peer)
+            connection.write(b"last")
+            connection.close()
+            relay.close()
+        await until(lambda: relays[0] not in self.peers._relays)  # though its peer has not closed
+        assert set(relays[1:]) == self.peers._relays
+        for peer in accepted[1:]:
+            assert await in_thread(peer.recv, 100) == b"last"
+            assert await in_thread(peer.recv, 100) == b""
+            peer.close()
+        await until(lambda: not self.peers._relays)
+        assert not self.peers._outlived
 
     async def test_a_port_that_is_used_again_before_its_last_connection_ends(self) -> None:
         """All that is open is closed at the end, also what belongs to the relayed address that was there before."""
