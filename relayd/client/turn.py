@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import AbstractDatagramProtocol
+from twisted.internet.ssl import CertificateOptions
 
 from relayd.address import Family
 from relayd.client.lasting import LastingPort, Observer
@@ -43,14 +44,22 @@ class TurnClient:
         entropy: Entropy = secrets.token_bytes,
     ) -> None:
         """`uri` is a TURN URI or a WebSocket URL. `families` is what the relayed address is to be: one family, or both.
-        `trust_root`, an IOpenSSLTrustRoot, is what certificates are verified by; None: what the platform trusts.
+        `trust_root`, a Certificate or an IOpenSSLTrustRoot, is what certificates are verified by; None: what the
+        platform trusts.
         `proxy` is an HTTP proxy to go through, or its URL; it carries TCP, TLS and WebSocket.
 
-        Raises ConfigurationError for what is no such URI, proxy or family.
+        Raises ConfigurationError for what is no such URI, proxy, family or trust root.
         """
         wanted = frozenset(families)
         if not wanted or not wanted <= frozenset(Family):
             raise ConfigurationError("families: give Family.IPV4, Family.IPV6 or both, in a tuple")
+        if trust_root is not None:
+            try:
+                CertificateOptions(trustRoot=trust_root)
+            except TypeError:  # which would else be raised where nobody hears of it, once there is a connection
+                raise ConfigurationError(
+                    "trust_root: give a Certificate of twisted.internet.ssl, or what trustRootFromCertificates makes"
+                ) from None
         self.uri = TurnUri.parse(uri) if isinstance(uri, str) else uri
         self.proxy = HttpProxy.parse(proxy) if isinstance(proxy, str) else proxy
         self._reactor = reactor

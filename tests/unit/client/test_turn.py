@@ -147,3 +147,10 @@ def test_hosts_that_cannot_be(uri: str) -> None:
     """They are refused before they are looked up."""
     waiting = TurnClient(Clock(), uri, "alice", "secret").allocate(DatagramProtocol())
     assert isinstance(failure_of(waiting), ConfigurationError)
+
+
+@pytest.mark.parametrize("trust_root", ["certificate.pem", [], object()])
+def test_a_trust_root_that_is_none(trust_root: Any) -> None:
+    """It is refused at once: nobody hears of it where connections are made."""
+    with pytest.raises(ConfigurationError, match="trust_root"):
+        TurnClient(Clock(), "turns:192.0.2.1", "alice", "secret", trust_root=trust_root)
