@@ -49,7 +49,7 @@ class DtlsClientSession(DtlsSession):
         """What OpenSSL asks for each certificate of the chain, the server's own last."""
         if not is_trusted or depth > 0:
             return bool(is_trusted)
-        if self._identity.is_proved_by(certificate.to_cryptography()):
+        if self._identity.is_proved_by(certificate):
             return True
         self._fault = f"the certificate is not for {self._identity.name}"
         return False

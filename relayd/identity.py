@@ -5,7 +5,7 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401  (which Python would look for at the first name, when there may be no descriptor left)
 import ipaddress
 
-from cryptography.x509 import Certificate
+from OpenSSL.crypto import X509
 from service_identity.cryptography import extract_patterns
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 
@@ -24,10 +24,10 @@ class ReferenceIdentity:
         """What is sent in `server_name`: no addresses (RFC 6066 section 3)."""
         return None if self.is_address else self.name.encode("ascii")
 
-    def is_proved_by(self, certificate: Certificate) -> bool:
+    def is_proved_by(self, certificate: X509) -> bool:
         """Whether the certificate, whose chain somebody else looks at, is for that name."""
         try:
-            verify_service_identity(extract_patterns(certificate), [self._expected], [])
+            verify_service_identity(extract_patterns(certificate.to_cryptography()), [self._expected], [])
         except Exception:
             # Beside the two errors of service_identity, one of them for certificates without names, whatever it or
             # cryptography stumbles over in what a stranger wrote: that proves nothing.

@@ -88,7 +88,7 @@ class TlsClientOptions:
             """What OpenSSL asks for each certificate of the chain, the peer's own last."""
             if not is_trusted or depth > 0:
                 return bool(is_trusted)
-            if identity.is_proved_by(certificate.to_cryptography()):
+            if identity.is_proved_by(certificate):
                 return True
             there = protocol()
             if there is not None:

@@ -190,6 +190,16 @@ def test_nobody_else_does(shown: x509.ExtensionType | None) -> None:
     assert isinstance(error, CertificateError | SSL.Error)
 
 
+def test_a_certificate_that_openssl_reads_and_others_do_not() -> None:
+    """Cryptography is stricter: what it raises, within a callback of OpenSSL's, is a refusal too."""
+
+    class Odd(X509):
+        def to_cryptography(self) -> Any:
+            raise ValueError("error parsing asn1 value")
+
+    assert not ReferenceIdentity(NAME).is_proved_by(Odd())
+
+
 def test_a_chain_that_leads_nowhere() -> None:
     """The right name does not help, and OpenSSL says what is wrong."""
     passed, error = shaken(TlsClientOptions(NAME), certificate(NAME, names(NAME)))
