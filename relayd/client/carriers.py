@@ -22,10 +22,12 @@ from relayd.client.websocket import WebSocketConnection
 from relayd.client.wording import explain, wording
 from relayd.dtls import ALPN as TURN
 from relayd.errors import ServerUnavailable
+from relayd.unsent import unsent
 from relayd.websocket_frames import GOING_AWAY, NORMAL_CLOSURE
 
 LARGEST_MESSAGE = 16_384  # bytes in one binary message: little enough to share the way, enough to cost little
-CLOSE_GRACE = 10.0  # seconds that a server has to answer a Close frame, behind all that was written
+CLOSE_GRACE = 10.0  # seconds that a server has to answer a Close frame, behind all that was written, or to take ours
+MOST_UNSENT = 1_048_576  # bytes under way to the server beyond which its pings are not answered: it reads nothing
 
 
 @implementer(IHalfCloseableProtocol)
@@ -83,6 +85,7 @@ class WebSocketCarrier(WebSocketConnection):
         """Raises ConfigurationError as `WebSocketConnection` does."""
         super().__init__(clock, server, self)
         self._data = data
+        self._has_left = False
         self._is_clean = False
 
     @property
@@ -90,10 +93,19 @@ class WebSocketCarrier(WebSocketConnection):
         """See `Carrier`."""
         return self.transport
 
+    @property
+    def is_congested(self) -> bool:
+        # The transport tells who produces the peer's data of that, and nobody else.
+        return unsent(self._transport) > MOST_UNSENT
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008 (Twisted's)
+        if self._has_left and reason.check(ConnectionDone):
+            self._is_clean = True  # all was sent, whether it was answered or not
+        super().connectionLost(reason)
+
     def begin(self) -> None:
         """The WebSocket is open."""
         self._transport.unregisterProducer()  # ours; who produces the peer's data comes in our place
-        self._is_congested = False
         self._data.carried_by(self)
 
     def leave(self) -> None:
@@ -102,7 +114,7 @@ class WebSocketCarrier(WebSocketConnection):
         if frames is None or not frames.is_speaking():
             self._transport.loseConnection()
             return
-        self._is_clean = True
+        self._has_left = True
         frames.end(NORMAL_CLOSURE)
         self._transport.resumeProducing()  # for the answer
         self._wait(CLOSE_GRACE, self._transport.loseConnection)
@@ -113,7 +125,6 @@ class WebSocketCarrier(WebSocketConnection):
     def close_received(self, code: int | None, reason: bytes) -> None:
         self._is_clean = self._is_clean or code in (None, NORMAL_CLOSURE, GOING_AWAY)
         super().close_received(code, reason)
-        self._wait(CLOSE_GRACE, self._transport.abortConnection)
         if self._is_clean:
             self._data.heard_all()
 
@@ -130,6 +141,7 @@ class WebSocketCarrier(WebSocketConnection):
     def _leave(self, goodbye: Any) -> None:
         # Autobahn's answer is under way, and behind it the end. Twisted would wait for a producer that it has paused.
         self._data.unregisterProducer()
+        self._wait(CLOSE_GRACE, self._transport.abortConnection)
         goodbye()
 
     def _judge(self) -> None:

@@ -149,7 +149,7 @@ class WebSocketConnection(StreamConnection):
     def _ping(self) -> None:
         if self._frames is not None and self._frames.is_speaking():
             self._arrived = False
-            if not self._is_congested:  # else there is enough under way that waits for an acknowledgement
+            if not self.is_congested:  # else there is enough under way that waits for an acknowledgement
                 self._frames.sendPing()
             self._wait(PONG_TIMEOUT, self._judge)
 

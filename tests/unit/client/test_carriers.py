@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from relayd.client.carriers import CLOSE_GRACE, WebSocketCarrier
+from relayd.client.carriers import CLOSE_GRACE, MOST_UNSENT, WebSocketCarrier
 from relayd.client.websocket import PING_INTERVAL
 from tests.unit.client.test_websocket import SERVER, Case, make_transport
 
@@ -106,3 +107,34 @@ def test_what_was_written_is_never_cut() -> None:
     assert not case.transport.aborted
     case.lose(ConnectionDone())
     assert case.reason() is ConnectionDone
+
+
+def test_a_reset_while_we_leave_is_one() -> None:
+    """What was written may not have arrived: that we meant to end in order is not enough."""
+    case = Carried()
+    case.carrier.write(b"last")
+    case.carrier.leave()
+    case.lose(ConnectionLost())
+    assert case.reason() is ConnectionLost
+
+
+def test_a_server_that_closes_and_takes_nothing_is_cut() -> None:
+    """Whether it says goodbye or breaks the rules: nobody waits for it longer than `CLOSE_GRACE`."""
+    for frame in (b"\x88\x02" + (1000).to_bytes(2), b"\x81\x04text"):
+        case = Carried()
+        case.connection.dataReceived(frame)
+        case.clock.advance(CLOSE_GRACE - 0.1)
+        assert not case.transport.aborted
+        case.clock.advance(0.1)
+        assert case.transport.aborted
+        case.lose(ConnectionLost())
+
+
+def test_pings_of_a_server_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are answered while it takes what we send, and not when a lot of that waits already."""
+    case = Carried()
+    for waiting, answers in [(0, [(0x8A, b"1")]), (MOST_UNSENT + 1, [])]:
+        monkeypatch.setattr("relayd.client.carriers.unsent", lambda transport, waiting=waiting: waiting)
+        case.connection.dataReceived(b"\x89\x011")
+        assert case.sent() == answers
+    case.lose()
