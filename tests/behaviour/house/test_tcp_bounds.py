@@ -220,8 +220,8 @@ class OnePortTest(TcpAllocationCase):
         await eventually(lambda: wire.end == "closed")
 
 
-class SlowHandshakeTest(TcpAllocationCase):
-    """TLS with peers that take their time, or say nothing at all."""
+class TlsBoundsTest(TcpAllocationCase):
+    """TLS with peers: one that is a client of this relay too, and some that say nothing at all."""
 
     kind = AppConnection.TCP
     settings = {
@@ -229,6 +229,35 @@ class SlowHandshakeTest(TcpAllocationCase):
         "peer_certificate": certificate().certificate,
         "peer_key": certificate().key,
     }
+
+    async def test_a_neighbour_with_tls(self) -> None:
+        """One client asks for TLS with the other's relayed address, which takes nothing else: they do not meet inside,
+        and the relay shakes hands with itself.
+        """
+        bob = await self.client("bob")
+        await bob.greet()
+        allocated = await bob.ask(Method.ALLOCATE, [TCP_ATTRIBUTE, (a.PEER_TLS, "")])
+        bobs = cast(TransportAddress, allocated.get(a.XOR_RELAYED_ADDRESS))
+        alice, alices = await self.tcp_client()
+        announced = self.announced_to(bob)
+        await bob.permit(alices)
+        plain = await self.data(await self.connect(alice, bobs))
+        answer = await alice.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, bobs), (a.PEER_TLS, "localhost")])
+        assert code_of(answer) == 446
+        plain.write(b"no TLS at all\r\n\r\n")
+        await eventually(lambda: plain.end != "")
+        await eventually(lambda: not len(self.house.core._allocations.connections))
+        answer = await alice.ask(Method.CONNECT, [(a.XOR_PEER_ADDRESS, bobs), (a.PEER_TLS, "localhost")])
+        assert code_of(answer) == 0
+        await eventually(lambda: announced)
+        wire = await self.data(answer.get(a.CONNECTION_ID) or 0)
+        bobs_wire = await self.data(announced[0].get(a.CONNECTION_ID) or 0, "bob")
+        wire.write(b"hello bob")
+        await eventually(lambda: bobs_wire.raw == b"hello bob")
+        bobs_wire.write(b"hello alice")
+        await eventually(lambda: wire.raw == b"hello alice")
+        bridged = [relay.counters.bridged for each in self.house.core.sessions() for relay, _ in cast(Any, each).relays]
+        assert bridged == [0, 0]
 
     async def test_a_peer_that_accepts_and_says_nothing(self) -> None:
         """447 after 8 seconds, which leaves a client that waits 39.5 its answer; the peer is hung up on."""
