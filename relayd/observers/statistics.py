@@ -21,7 +21,14 @@ from relayd.address import AppConnection
 from relayd.interfaces import Counters, IAllocationObserver
 from relayd.observers.history import History
 from relayd.observers.refusals import Refusal, refusal_of
-from relayd.turn.outputs import AllocationCreated, AllocationEnded, EndReason, RequestRefused
+from relayd.turn.outputs import (
+    AllocationCreated,
+    AllocationEnded,
+    EndReason,
+    PeerConnectionEnded,
+    PeerConnectionOpened,
+    RequestRefused,
+)
 
 SAMPLE_INTERVAL = 1.0  # seconds: what the history resolves
 SERIES = Counters.__slots__
@@ -68,6 +75,8 @@ class Statistics:
         self.ended: Counter[tuple[AppConnection, EndReason]] = Counter()
         self.refused: Counter[Refusal] = Counter()
         self.allocations: Counter[AppConnection] = Counter()  # that last
+        self.peer_connections: Counter[AppConnection] = Counter()  # over TCP, that last
+        self.peer_connections_opened: Counter[AppConnection] = Counter()
         self._clock = clock
         self._live: dict[str, Session] = {}
         self._ended_traffic = {kind: Counters() for kind in AppConnection}
@@ -82,6 +91,10 @@ class Statistics:
             self._end(event)
         elif isinstance(event, RequestRefused):
             self.refused[refusal_of(event)] += 1
+        elif isinstance(event, PeerConnectionOpened):
+            self._count_connection(event.session_id, 1)
+        elif isinstance(event, PeerConnectionEnded):
+            self._count_connection(event.session_id, -1)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
@@ -141,6 +154,12 @@ class Statistics:
             self._call.cancel()
             self._call = None
             self._sample()
+
+    def _count_connection(self, session_id: str, change: int) -> None:
+        session = self._live.get(session_id)
+        if session is not None:
+            self.peer_connections[session.app_connection] += change
+            self.peer_connections_opened[session.app_connection] += change > 0
 
     def _sample_later(self) -> None:
         if self._history is not None and self._live and self._call is None:

@@ -34,6 +34,7 @@ class RelayCollector(Collector):
         yield about
         yield GaugeMetricFamily("relayd_start_time_seconds", "Start of the relay, since 1970.", value=status.started)
         yield from _allocations(statistics)
+        yield from _peer_connections(statistics)
         yield from _traffic(statistics.traffic())
         refused = CounterMetricFamily(
             "relayd_requests_refused", "Requests answered with an error, or dropped (0).", labels=["code", "reason"]
@@ -69,6 +70,16 @@ def _allocations(statistics: Statistics) -> Iterator[Metric]:
         for reason in EndReason:
             ended.add_metric([kind.value, reason.value], statistics.ended[kind, reason])
     yield from (lasting, started, ended)
+
+
+def _peer_connections(statistics: Statistics) -> Iterator[Metric]:
+    labels = ["app_connection"]
+    lasting = GaugeMetricFamily("relayd_peer_connections", "TCP connections with peers that last.", labels=labels)
+    opened = CounterMetricFamily("relayd_peer_connections_opened", "TCP connections with peers.", labels=labels)
+    for kind in AppConnection:
+        lasting.add_metric([kind.value], statistics.peer_connections[kind])
+        opened.add_metric([kind.value], statistics.peer_connections_opened[kind])
+    yield from (lasting, opened)
 
 
 def _traffic(traffic: dict[AppConnection, Counters]) -> Iterator[Metric]:

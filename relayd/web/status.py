@@ -63,6 +63,7 @@ def document(status: IRelayStatus, since: int) -> dict[str, Any]:
         "allocations_ended": {
             reason.value: sum(statistics.ended[kind, reason] for kind in AppConnection) for reason in EndReason
         },
+        "peer_connections": {kind.value: statistics.peer_connections[kind] for kind in AppConnection},
         "traffic": dict(zip(SERIES, history.totals, strict=True)),
         "refusals": [
             {"reason": reason.value, "code": CODES.get(reason), "count": statistics.refused[reason]}

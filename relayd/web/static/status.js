@@ -96,7 +96,9 @@ function showTiles(status) {
   const total = kinds.reduce((sum, [, number]) => sum + number, 0);
   const made = Object.values(status.allocations_started).reduce((sum, each) => sum + each, 0);
   write("now-allocations", count(total).join(" ").trim());
-  write("sub-allocations", `${count(made).join(" ").trim()} since the start`);
+  const peers = Object.values(status.peer_connections).reduce((sum, each) => sum + each, 0);
+  const tcp = peers ? `, ${count(peers).join(" ").trim()} TCP connections` : "";
+  write("sub-allocations", `${count(made).join(" ").trim()} since the start${tcp}`);
   for (const way of ["sent", "received"]) {
     const [number, unit] = bits(8 * lately(`${way}_bytes`));
     write(`now-${way}`, number);

@@ -10,8 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from relayd.address import AppConnection
 from relayd.turn.peer_rules import parse_cidr
 from tests.behaviour.house.suite import NUMBER
+from tests.behaviour.house.test_client_tcp import TcpCase
 from tests.behaviour.house.test_web import WebCase
 from tests.support.turn_client import code_of, eventually, pause
+from tests.support.wires import patiently
 
 
 class StatusCase(WebCase):
@@ -113,6 +115,20 @@ class StatusTests(StatusCase):
 class WssStatusTests(StatusTests):
     kind = AppConnection.WSS
     data_plane = "batched"
+
+
+class TcpStatusTests(StatusCase, TcpCase):
+    """What is shown of TCP connections with peers."""
+
+    async def test_connections_are_counted(self) -> None:
+        """While they last, and all that there were."""
+        allocation, _, _ = await self.pair()
+        kind = self.kind.value
+        assert (await self.status())["peer_connections"][kind] == 1
+        assert await self.metric("relayd_peer_connections", app_connection=kind) == 1
+        await patiently(allocation.close())
+        assert (await self.status())["peer_connections"][kind] == 0
+        assert await self.metric("relayd_peer_connections_opened_total", app_connection=kind) == 1
 
 
 class ClosedStatusTests(StatusCase):

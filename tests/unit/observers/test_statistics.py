@@ -12,7 +12,15 @@ from relayd.interfaces import Counters
 from relayd.observers.refusals import CODES, Refusal, refusal_of
 from relayd.observers.statistics import SERIES, Statistics
 from relayd.stun.message import Method
-from relayd.turn.outputs import AllocationCreated, AllocationEnded, AllocationRefreshed, EndReason, RequestRefused
+from relayd.turn.outputs import (
+    AllocationCreated,
+    AllocationEnded,
+    AllocationRefreshed,
+    EndReason,
+    PeerConnectionEnded,
+    PeerConnectionOpened,
+    RequestRefused,
+)
 from relayd.turn.transaction import REASONS
 
 RELAYED = TransportAddress.parse("192.0.2.9", 50000)
@@ -63,6 +71,17 @@ class House:
     def counted(self, name: str) -> list[int]:
         """The history of one counter."""
         return self.statistics.history().since(0)[0][SERIES.index(name)]
+
+
+def test_connections_with_peers() -> None:
+    """They count by the way of their client while they last, and all that there were; strangers' do not."""
+    house = House()
+    house.begin("a", AppConnection.WSS)
+    for session in ("a", "a", "unknown"):
+        house.statistics.observe(PeerConnectionOpened(session, RELAYED))
+    house.statistics.observe(PeerConnectionEnded("a", RELAYED))
+    assert house.statistics.peer_connections == {AppConnection.WSS: 1}
+    assert house.statistics.peer_connections_opened == {AppConnection.WSS: 2}
 
 
 def test_an_allocation_is_followed_through_its_life() -> None:

@@ -11,12 +11,12 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from zope.interface.verify import verifyObject
 
-from relayd.address import AppConnection
+from relayd.address import AppConnection, TransportAddress
 from relayd.interfaces import IAllocationObserver, IRelayStatus
 from relayd.observers.history import LENGTH
 from relayd.observers.refusals import Refusal
 from relayd.observers.statistics import SERIES
-from relayd.turn.outputs import EndReason, RequestRefused
+from relayd.turn.outputs import EndReason, PeerConnectionOpened, RequestRefused
 from relayd.web.status import BUSIEST
 from tests.unit.observers.test_statistics import House, path
 from tests.unit.web.site import Site
@@ -28,6 +28,8 @@ NAMES = {
     "relayd_allocations",
     "relayd_allocations_started",
     "relayd_allocations_ended",
+    "relayd_peer_connections",
+    "relayd_peer_connections_opened",
     "relayd_relayed_packets",
     "relayd_relayed_bytes",
     "relayd_dropped_packets",
@@ -44,6 +46,7 @@ def busy_site() -> tuple[Site, House]:
     house = House(site.clock, site.statistics)
     house.seconds(2)
     (relay,) = house.begin("0123456789ab", AppConnection.WSS)
+    site.statistics.observe(PeerConnectionOpened("0123456789ab", TransportAddress.parse("203.0.113.9", 80)))
     relay.move(30, 100)
     house.seconds(1)
     return site, house
@@ -90,6 +93,7 @@ def test_the_document_of_a_busy_relay() -> None:
     status = answer.json
     assert status["uptime"] == 3
     assert status["allocations"]["wss"] == status["allocations_started"]["wss"] == 1
+    assert status["peer_connections"]["wss"] == 1
     assert status["traffic"] == dict(zip(SERIES, [30, 3000, 30, 3000, 1, 0], strict=True))
     assert status["history"]["sent_bytes"] == [0, 0, 3000]
     assert status["history"]["allocations"] == [0, 0, 1]
@@ -100,6 +104,7 @@ def test_the_document_of_a_busy_relay() -> None:
     assert {"reason": "quota", "code": 486, "count": 1} in status["refusals"]
     assert b"alice" not in answer.body
     assert b"198.51.100.7:4000" not in answer.body
+    assert b"203.0.113.9" not in answer.body
     house.end("0123456789ab", EndReason.EXPIRED)
     after = site.ask("/status.json").json
     assert after["sessions"] == []
@@ -167,6 +172,8 @@ def test_metrics_are_read_by_prometheus() -> None:
     assert found["relayd_relayed_packets_total", ("wss", "to_clients")] == 30
     assert found["relayd_dropped_packets_total", ("wss",)] == 1
     assert found["relayd_allocations", ("wss",)] == 1
+    assert found["relayd_peer_connections", ("wss",)] == 1
+    assert found["relayd_peer_connections_opened_total", ("wss",)] == 1
     assert found["relayd_allocations_started_total", ("udp",)] == 0
     documented = MANUAL.read_text(encoding="utf-8")
     for name in NAMES:
