@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from tests.behaviour.test_listeners import ListenerTest
-from tests.support.ports import LOOPBACK
+from tests.support.ports import LOOPBACK, free_ports
 
 
 class BothFamiliesTests(ListenerTest):
@@ -13,8 +13,8 @@ class BothFamiliesTests(ListenerTest):
         """`interface=\\:\\:` takes IPv6 only: a listener on IPv4 can have the same port, whichever comes first."""
         for kind in ("tcp:{}", f"ssl:{{}}:{self.files}", "haproxy:tcp:{}", f"haproxy:ssl:{{}}:{self.files}"):
             for first, second in (("", r":interface=\:\:"), (r":interface=\:\:", "")):
-                one = await self.listen(kind.format(0) + first)
-                port = one.addresses[0].port
+                port = free_ports()
+                one = await self.listen(kind.format(port) + first)
                 other = await self.listen(kind.format(port) + second)
                 for host in LOOPBACK:
                     connected = await self.in_thread(socket.create_connection, (host, port), 10)
