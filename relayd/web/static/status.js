@@ -97,7 +97,7 @@ function showTiles(status) {
   const made = Object.values(status.allocations_started).reduce((sum, each) => sum + each, 0);
   write("now-allocations", count(total).join(" ").trim());
   const peers = Object.values(status.peer_connections).reduce((sum, each) => sum + each, 0);
-  const tcp = peers ? `, ${count(peers).join(" ").trim()} TCP connections` : "";
+  const tcp = peers ? `, ${count(peers).join(" ").trim()} TCP\u00a0connection${peers > 1 ? "s" : ""}` : "";
   write("sub-allocations", `${count(made).join(" ").trim()} since the start${tcp}`);
   for (const way of ["sent", "received"]) {
     const [number, unit] = bits(8 * lately(`${way}_bytes`));
