@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, DeferredQueue
 from twisted.internet.protocol import DatagramProtocol, ServerFactory
@@ -40,14 +41,14 @@ class Collector(DatagramProtocol):
 
 
 class Names:
-    """A resolver by which every name has the same addresses. The first one is link-local, without a zone."""
+    """A resolver by which every name has the same addresses; an address is its own."""
 
     def __init__(self, *hosts: str) -> None:
         self._hosts = hosts
 
     def resolveHostName(self, receiver: Any, name: str, port: int = 0, *more: Any, **semantics: Any) -> Any:
         receiver.resolutionBegan(None)
-        for host in self._hosts:
+        for host in (name,) if isIPAddress(name) or isIPv6Address(name) else self._hosts:
             kind = IPv6Address if ":" in host else IPv4Address
             receiver.addressResolved(kind("UDP", host, port))
         receiver.resolutionComplete()
@@ -262,13 +263,27 @@ class UdpClientTests(ClientSuite, ClientCase):
         assert "nowhere.invalid" in str(error)
 
     async def test_the_first_address_that_there_is_a_way_to(self) -> None:
-        """Of several addresses of a name, those that cannot even be sent to are passed over."""
+        """Of several addresses of a name, those that cannot be sent to, as link-local ones without a zone, are passed
+        over.
+        """
         port = self.house.address(self.kind, self.host).port
         vars(self.house.reactor)["nameResolver"] = Names("fe80::1", "127.0.0.1")
         uri = f"turn:relay.example.org:{port}"
         client = TurnClient(self.house.reactor, uri, "alice", USERS["alice"])
         allocated = await patiently(client.allocate(Collector()))
         await patiently(allocated.stopListening())
+
+    async def test_the_first_address_that_answers(self) -> None:
+        """Nor does it matter that nobody listens at the first ones, as where a relay has no IPv6 but its name has."""
+        port = self.house.address(self.kind, self.host).port
+        vars(self.house.reactor)["nameResolver"] = Names("127.0.0.3", "127.0.0.2", "127.0.0.1")
+        uri = f"turn:relay.example.org:{port}"
+        client = TurnClient(self.house.reactor, uri, "alice", USERS["alice"])
+        allocated = await patiently(client.allocate(Collector()))
+        await patiently(allocated.stopListening())
+        vars(self.house.reactor)["nameResolver"] = Names("127.0.0.3", "127.0.0.2")
+        error = await failure_of(client.allocate(Collector()))
+        assert str(error) == "nothing listens on that port"
 
     async def test_not_through_a_proxy(self) -> None:
         """No HTTP proxy carries datagrams, and who asks for that is told so."""

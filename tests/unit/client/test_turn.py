@@ -67,7 +67,7 @@ def elsewhere(number: int, domain: str | None = None) -> Redirected:
 )
 def test_a_circle(answers: list[Redirected], asked: int) -> None:
     """Nobody is asked twice, nor more servers than a sane operator has; and every one of them is left in order."""
-    client = RedirectedClient("turn:relay.example.org", iter(answers))
+    client = RedirectedClient("turn:192.0.2.99", iter(answers))
     error = failure_of(client.allocate(DatagramProtocol()))
     assert isinstance(error, ServerUnavailable)
     assert "circle" in str(error)
