@@ -8,8 +8,6 @@ ended already.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,17 +20,17 @@ def heed_the_first(reactor: Any) -> None:
 
 
 def _take_over() -> None:
-    for number in ENDING:
-        handler = signal.getsignal(number)
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    heard: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Not by replacing the handlers: two signals may have come at once, and within signal.signal() Python calls the
+        # handler of the other one.
+        heard.append(number)
+        handler = handlers[signal.Signals(number)]
+        if len(heard) == 1 and callable(handler):
+            handler(number, frame)
+
+    for number, handler in handlers.items():
         if callable(handler):
-            signal.signal(number, partial(_end, handler))
-
-
-def _end(handler: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
-    for each in ENDING:
-        signal.signal(each, _ended_already)  # Python complains where SIG_IGN is set and the signal has just come
-    handler(number, frame)
-
-
-def _ended_already(number: int, frame: FrameType | None) -> None:
-    """Whoever sent it has what he wants."""
+            signal.signal(number, end)
