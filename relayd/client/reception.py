@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
 
 from relayd.address import TransportAddress
 from relayd.client.forward import Welcome
@@ -107,42 +106,42 @@ class Reception:
     # --- relayed addresses ------------------------------------------------------------------------------------------
 
     async def _open_first(self) -> TcpAllocation:
-        allocation = await self._open()
-        permissions = [allocation.permit(peer) for peer in self._welcomes]
-        try:
-            await gatherResults(permissions, consumeErrors=True)
-        except FirstError as error:
-            failure = error.subFailure
-            if failure.check(RemoteError):
-                peer = list(self._welcomes)[error.index]
-                raise ConfigurationError(f"the relay does not let {peer} call us: {failure.value}") from None
-            if not failure.check(ServerUnavailable):  # for the allocation is gone already, and another one follows
-                failure.raiseException()
-        self._audience.receiving(allocation, list(self._welcomes.values()), self._is_tls)
+        allocation, let_in, refusals = await self._open()
+        for peer, refusal in refusals.items():
+            raise ConfigurationError(f"the relay does not let {peer} call us: {refusal}")
+        self._tell(allocation, let_in)
         return allocation
 
     def _reopen(self) -> Deferred[TcpAllocation]:
         return Deferred.fromCoroutine(self._open_again())
 
     async def _open_again(self) -> TcpAllocation:
-        allocation = await self._open()
-        for peer in self._welcomes:
-            allocation.permit(peer).addErrback(self._not_permitted, peer)
-        self._audience.receiving(allocation, list(self._welcomes.values()), self._is_tls)
+        allocation, let_in, refusals = await self._open()
+        for peer, refusal in refusals.items():
+            self._audience.caller_refused(peer, refusal)
+        self._tell(allocation, let_in)
         return allocation
 
-    async def _open(self) -> TcpAllocation:
+    async def _open(self) -> tuple[TcpAllocation, list[Welcome], dict[str, RemoteError]]:
+        """An allocation, who may call it, and why others may not."""
         self._allocation = allocation = await self._allocate()
         allocation.listen(_Callers(self._called), self._audience.call_failed)
-        return allocation
+        let_in: list[Welcome] = []
+        refusals: dict[str, RemoteError] = {}
+        answers: Any = await DeferredList(map(allocation.permit, self._welcomes), consumeErrors=True)
+        for welcome, (is_granted, answer) in zip(self._welcomes.values(), answers, strict=True):
+            if is_granted:
+                let_in.append(welcome)
+            elif answer.trap(RemoteError, ServerUnavailable) is RemoteError:
+                refusals[welcome.peer] = answer.value
+        return allocation, let_in, refusals
+
+    def _tell(self, allocation: TcpAllocation, let_in: Sequence[Welcome]) -> None:
+        if let_in:  # else the allocation is of no use, or gone already, and another one follows
+            self._audience.receiving(allocation, let_in, self._is_tls)
 
     def _lost(self, _: TcpAllocation) -> None:
         self._allocation = None
-
-    def _not_permitted(self, failure: Failure, peer: str) -> None:
-        # ServerUnavailable says that the allocation ended, and others tell of that.
-        if isinstance(failure.value, RemoteError):
-            self._audience.caller_refused(peer, failure.value)
 
     # --- connections ------------------------------------------------------------------------------------------------
 
