@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -46,6 +47,7 @@ class Process:
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
+        atexit.register(self._kill_if_running)  # a test that fails leaves it behind
 
     @property
     def pid(self) -> int:
@@ -91,6 +93,10 @@ class Process:
         except ProcessLookupError:
             pass
         self._child.wait()
+
+    def _kill_if_running(self) -> None:
+        if self.running():
+            self.kill()
 
     def _drain(self) -> None:
         assert self._child.stdout is not None
