@@ -16,7 +16,7 @@ from bench.pairs import Pairs
 from bench.report import percentile
 from bench.streams import Direction, Streams, StreamTransport
 from bench.traffic import Flowed, full_rate, paced, sink_for
-from relayd.stream_end import MAX_BUFFERED
+from relayd.pipe.stream_end import MAX_BUFFERED
 
 if TYPE_CHECKING:
     from bench.servers import Server

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from relayd.address import Family, TransportAddress
-from relayd.certificates import Certificates
 from relayd.errors import ConfigurationError, DecodeError
 from relayd.stun.text import opaque_string
+from relayd.tls.certificates import Certificates
 from relayd.turn.peer_rules import Network, parse_cidr
 
 DEFAULT_PORT = 3478  # RFC 8656 section 5: TURN over UDP and TCP

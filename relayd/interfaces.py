@@ -58,7 +58,7 @@ class IByteStream(Interface):
     connection. What comes from one goes to the other as it is. Neither reads faster than the other takes it.
     """
 
-    valve: Any = Attribute("A `relayd.valve.Valve`: whether this end may be read.")
+    valve: Any = Attribute("A `relayd.pipe.valve.Valve`: whether this end may be read.")
 
     def join(other: Any) -> None:
         """From now on what comes from here goes to the `IByteStream` `other`, what came already first. Called once."""
@@ -430,7 +430,7 @@ class IRelayStatus(Interface):
     started: float = Attribute("Seconds since 1970.")
     listeners: Any = Attribute("The `IListener`s that are open.")
     relay_addresses: Any = Attribute("The `relayd.config.RelayAddress`es that are relayed from.")
-    certificates: Any = Attribute("The `relayd.certificates.Certificates` of this relay.")
+    certificates: Any = Attribute("The `relayd.tls.certificates.Certificates` of this relay.")
     statistics: Any = Attribute("The `relayd.observers.statistics.Statistics` of this relay.")
 
     def seconds() -> float:

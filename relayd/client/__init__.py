@@ -8,11 +8,11 @@ of reconnections, and `RelayedPort`, `LastingPort` and `TcpAllocation` are what 
 
 from relayd.address import Family
 from relayd.client.lasting import LastingPort, Observer
-from relayd.client.proxy import HttpProxy
 from relayd.client.relayed import RelayedPort
 from relayd.client.tcp import TcpAllocation
+from relayd.client.transports.proxy import HttpProxy
+from relayd.client.transports.uri import TurnUri
 from relayd.client.turn import TurnClient
-from relayd.client.uri import TurnUri
 from relayd.turn.outputs import PeerTls
 
 __all__ = [

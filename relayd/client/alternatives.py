@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 
 from relayd.client.relayed import RelayedPort
 from relayd.client.tcp import TcpAllocation
+from relayd.client.transports.uri import TurnUri
 from relayd.client.turn import TurnClient
-from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
 
 STAGGER = 1.5  # seconds: five round trips, which an allocation over TLS takes, on a slow way

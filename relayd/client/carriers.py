@@ -15,14 +15,14 @@ from zope.interface import implementer
 
 from relayd.address import AppConnection
 from relayd.client.data_connection import DataConnection
-from relayd.client.server import Connection, Server
-from relayd.client.streams import endpoint_to, silent_factory
-from relayd.client.websocket import ALPN as HTTP
-from relayd.client.websocket import WebSocketConnection
-from relayd.client.wording import explain, wording
+from relayd.client.transports.server import Connection, Server
+from relayd.client.transports.streams import endpoint_to, silent_factory
+from relayd.client.transports.websocket import ALPN as HTTP
+from relayd.client.transports.websocket import WebSocketConnection
+from relayd.client.transports.wording import explain, wording
 from relayd.dtls import ALPN as TURN
 from relayd.errors import ServerUnavailable
-from relayd.unsent import unsent
+from relayd.pipe.unsent import unsent
 from relayd.websocket_frames import GOING_AWAY, NORMAL_CLOSURE
 
 LARGEST_MESSAGE = 16_384  # bytes in one binary message: little enough to share the way, enough to cost little

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
 from relayd.address import Family
-from relayd.client.forward import Forward, Welcome
-from relayd.client.forward_command import Wanted, forward
+from relayd.client.forward.command import Wanted, forward
+from relayd.client.forward.words import Forward, Welcome
 from relayd.client.ping import Outcome, explain, ping
 from relayd.client.turn import TurnClient
 from relayd.client.ways import Clients, add_options, clients

@@ -15,8 +15,8 @@ from twisted.internet.protocol import DatagramProtocol
 
 from relayd.address import TransportAddress
 from relayd.client.relayed import RelayedPort
+from relayd.client.transports.uri import TurnUri
 from relayd.client.turn import TurnClient
-from relayd.client.uri import TurnUri
 from relayd.errors import RelaydError, RemoteError
 
 ECHO_TIMEOUT = 2.0  # seconds: what takes longer is of no use to a call

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from relayd.address import Family, TransportAddress
 from relayd.client.session import Owner, Session
-from relayd.client.uri import TurnUri
+from relayd.client.transports.uri import TurnUri
 from relayd.errors import DecodeError, RelaydError, ServerUnavailable
 from relayd.stun.attributes import Icmp
 from relayd.turn.client_outputs import Allocated

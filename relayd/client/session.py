@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from relayd.address import TransportAddress
-from relayd.client.connections import connect
-from relayd.client.server import Connection, Server
-from relayd.client.streams import StreamConnection
+from relayd.client.transports.connections import connect
+from relayd.client.transports.server import Connection, Server
+from relayd.client.transports.streams import StreamConnection
 from relayd.core import Entropy
 from relayd.errors import RelaydError, ServerUnavailable
 from relayd.pump import Pump
@@ -63,7 +63,7 @@ class Session:
         return self._dropped if self._connection is None else self._connection.dropped
 
     async def connect(self, server: Server, trust_root: Any) -> None:
-        """Open the way. Fails as `relayd.client.connections.connect` does."""
+        """Open the way. Fails as `relayd.client.transports.connections.connect` does."""
         self._connection = connection = await connect(self._reactor, server, trust_root, self)
         remote = connection.remote if isinstance(connection, StreamConnection) and server.proxy is None else None
         # A name may stand for several servers, and this one has what follows.

@@ -18,10 +18,10 @@ from relayd.client.carriers import open_data_connection
 from relayd.client.data_connection import DataConnection
 from relayd.client.relayed import peer_address
 from relayd.client.session import Owner, Session
-from relayd.client.uri import TurnUri
+from relayd.client.transports.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.identity import ReferenceIdentity
-from relayd.tls_client import Trust
+from relayd.tls.client import Trust
 from relayd.turn.client_outputs import Allocated
 from relayd.turn.outputs import PeerTls
 from relayd.twisted_address import TwistedAddress, to_twisted

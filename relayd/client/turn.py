@@ -13,14 +13,14 @@ from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.internet.ssl import CertificateOptions
 
 from relayd.address import Family, TransportAddress
-from relayd.client.datagrams import resolve
 from relayd.client.lasting import LastingPort, Observer
-from relayd.client.proxy import HttpProxy
 from relayd.client.relayed import RelayedPort
-from relayd.client.server import Server
 from relayd.client.session import Session
 from relayd.client.tcp import TcpAllocation
-from relayd.client.uri import TurnUri
+from relayd.client.transports.datagrams import resolve
+from relayd.client.transports.proxy import HttpProxy
+from relayd.client.transports.server import Server
+from relayd.client.transports.uri import TurnUri
 from relayd.core import Entropy
 from relayd.errors import ConfigurationError, DecodeError, ServerUnavailable
 from relayd.turn.client import ClientSettings

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 
 from relayd.address import AppConnection, Family
-from relayd.client.proxy import HttpProxy, proxy_from_environment
+from relayd.client.transports.proxy import HttpProxy, proxy_from_environment
+from relayd.client.transports.uri import TurnUri
 from relayd.client.turn import TurnClient
-from relayd.client.uri import TurnUri
 from relayd.errors import ConfigurationError, DecodeError
 from relayd.stun.text import opaque_string
 

@@ -18,11 +18,11 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relayd.certificates import Certificates
 from relayd.config import ListenerSettings
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IDataPlane, IListener, IListenerFactory, IPeerTransport
 from relayd.service import RelayService
+from relayd.tls.certificates import Certificates
 
 
 def complaint(message: str) -> str:

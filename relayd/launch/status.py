@@ -8,10 +8,10 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from relayd import __version__
-from relayd.certificates import Certificates
 from relayd.config import RelayAddress
 from relayd.interfaces import IListener, IRelayStatus
 from relayd.observers.statistics import Statistics
+from relayd.tls.certificates import Certificates
 
 
 @implementer(IRelayStatus)

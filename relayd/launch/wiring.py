@@ -13,7 +13,6 @@ from twisted.cred.checkers import ICredentialsChecker
 
 from relayd.address import AppConnection, Family, TransportAddress
 from relayd.auth.realm import Authenticator
-from relayd.certificates import Certificates
 from relayd.config import LOOPBACK, ListenerSettings, RelayAddress, RelaySettings, Settings
 from relayd.dataplane.hairpin import Hairpin
 from relayd.errors import CannotRelay, ConfigurationError
@@ -44,6 +43,7 @@ from relayd.local_addresses import own_endpoints
 from relayd.policies.guard import AllOf
 from relayd.policies.peers import PeerGuard
 from relayd.service import RelayService
+from relayd.tls.certificates import Certificates
 from relayd.turn.peer_rules import Network
 from relayd.turn.server import TurnServer
 from relayd.turn.settings import TurnSettings

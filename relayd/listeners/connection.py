@@ -35,7 +35,7 @@ from relayd.listeners.liveness import Liveness
 from relayd.listeners.proxied import ProxiedConnection
 from relayd.listeners.tls_records import write_records
 from relayd.listeners.told_addresses import LOCAL_NETWORK, ToldAddresses
-from relayd.stream_end import StreamEnd
+from relayd.pipe.stream_end import StreamEnd
 from relayd.stun.framing import CONNECTION_BIND, StreamSplitter, channel_frame
 from relayd.twisted_address import from_twisted
 

@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from relayd.address import AppConnection, Path, TransportAddress, source_of
-from relayd.certificates import Current
 from relayd.config import ListenerSettings
 from relayd.core import Entropy
 from relayd.dtls import (
@@ -42,6 +41,7 @@ from relayd.listeners.stream import SWEEP_INTERVAL
 from relayd.local_addresses import local_addresses
 from relayd.pump import Pump
 from relayd.stun.framing import CHANNEL_HEADER_SIZE, encode_channel_data
+from relayd.tls.certificates import Current
 
 ARGUMENTS = ("privateKey", "certKey", "extraCertChain", "interface")
 

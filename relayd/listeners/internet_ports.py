@@ -13,12 +13,12 @@ from twisted.internet.ssl import CertificateOptions, DiffieHellmanParameters
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from relayd.certificates import Certificates, Current
 from relayd.errors import ConfigurationError
 from relayd.listeners.endpoint import TlsFiles, split_arguments, tls_files
 from relayd.listeners.proxied import Judge, ProxiedFactory
 from relayd.listeners.tls_handshakes import LimitedTlsFactory
-from relayd.pem import Pair, read_pair, server_options
+from relayd.tls.certificates import Certificates, Current
+from relayd.tls.pem import Pair, read_pair, server_options
 
 _POSITIONAL = ("prefix", "port", "privateKey", "certKey")  # as Twisted takes them
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 
 from relayd.address import TransportAddress
-from relayd.tls import TlsConnection, TlsFactory
+from relayd.tls.stream import TlsConnection, TlsFactory
 from relayd.twisted_address import from_twisted
 
 

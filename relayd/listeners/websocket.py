@@ -22,7 +22,7 @@ from relayd.listeners.forwarding import Forwarded, read_forwarded
 from relayd.listeners.handshake import VERSION, Handshake, RequestHeaders
 from relayd.listeners.http import WebChannel, WebSite
 from relayd.listeners.liveness import Liveness
-from relayd.stream_end import StreamEnd
+from relayd.pipe.stream_end import StreamEnd
 from relayd.stun.framing import split_message
 from relayd.websocket_frames import (
     GOING_AWAY,

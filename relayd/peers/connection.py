@@ -15,9 +15,9 @@ from zope.interface import implementer
 
 from relayd.address import TransportAddress
 from relayd.interfaces import Counters, IByteStream, IPeerConnection, ITcpRelayReceiver
+from relayd.pipe.stream_end import StreamEnd
+from relayd.pipe.valve import Valve
 from relayd.rate import TokenBucket
-from relayd.stream_end import StreamEnd
-from relayd.valve import Valve
 
 
 class RelayedAddress(Protocol):

@@ -20,14 +20,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.address import TransportAddress
-from relayd.certificates import Current
 from relayd.config import RelaySettings
 from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable, RelaydError
 from relayd.interfaces import ITcpRelayReceiver
 from relayd.peers.connection import PeerConnection, RelayedAddress
-from relayd.pem import Authorities, Pair, server_options
-from relayd.tls import TlsFactory
-from relayd.tls_client import TlsClientOptions, Trust
+from relayd.tls.certificates import Current
+from relayd.tls.client import TlsClientOptions, Trust
+from relayd.tls.pem import Authorities, Pair, server_options
+from relayd.tls.stream import TlsFactory
 from relayd.turn.outputs import PeerTls
 
 HANDSHAKE_TIMEOUT = 8.0  # seconds: with the 30 for TCP, a client hears within the 39.5 that it waits

@@ -24,10 +24,10 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from relayd.address import TransportAddress
-from relayd.certificates import Certificates
 from relayd.config import RelayAddress, RelaySettings
 from relayd.errors import ConfigurationError, PeerNotAuthenticated, PeerUnreachable
 from relayd.peers.tcp import TcpPeers, TcpPeersFactory
+from relayd.tls.certificates import Certificates
 from relayd.turn.outputs import PeerTls
 from tests.support.chain import make_chain
 

@@ -1,4 +1,4 @@
-"""Promises of relayd.unsent on real sockets: what is still under way is told, wherever it waits."""
+"""Promises of relayd.pipe.unsent on real sockets: what is still under way is told, wherever it waits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
-from relayd.unsent import unsent
+from relayd.pipe.unsent import unsent
 from tests.support.tcp_peer import Conversation, TcpPeer, call
 from tests.support.turn_client import eventually
 

@@ -25,21 +25,15 @@ FLOORS: list[list[tuple[str, ...]]] = [
         (
             "config",
             "configfile",
-            "certificates",
-            "pem",
             "accept_log",
             "end_signals",
             "local_addresses",
             "pump",
-            "stream_end",
-            "tls",
-            "tls_client",
             "twisted_address",
-            "unsent",
-            "valve",
             "websocket_frames",
         )
     ],
+    [("tls",), ("pipe",)],
     [("interfaces",)],
     # From here on: no Twisted, no zope, no sockets, no clock, no source of entropy.
     [("datachannel",)],
@@ -47,7 +41,7 @@ FLOORS: list[list[tuple[str, ...]]] = [
     [("stun",)],
     [("errors", "address", "core", "identity", "rate")],
 ]
-FIRST_PURE_FLOOR = 7
+FIRST_PURE_FLOOR = 8
 
 # These stand above the service and still never import it: they meet in the interfaces.
 NEVER = {(room, "service") for room in ("listeners", "peers", "client", "web")}
@@ -128,6 +122,16 @@ def test_module_imports_only_what_is_below(path: Path) -> None:
             continue
         assert there[0] > own[0], f"{name_of(path)} imports {target}, which is not below it"
         assert (own[1][0], there[1][0]) not in NEVER, f"{name_of(path)} imports {target}: they meet in the interfaces"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "relayd" / "client").rglob("*.py")), ids=name_of)
+def test_rooms_within_the_client(path: Path) -> None:
+    """What reaches a server knows nothing of allocations, and they know nothing of what forwards by them."""
+    client = {target for target in imports(path) if target.startswith("relayd.client.")}
+    if path.parent.name == "transports":
+        assert all(target.startswith("relayd.client.transports.") for target in client)
+    elif path.parent.name == "client" and path.name != "command.py":
+        assert not any(target.startswith("relayd.client.forward.") for target in client)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import capturedLogs, formatEvent
 
 from relayd.address import AppConnection
-from relayd.certificates import LOOK_INTERVAL
+from relayd.tls.certificates import LOOK_INTERVAL
 from relayd.web.metrics import Metrics
 from tests.behaviour.house.suite import NUMBER, HouseCase
 from tests.support.certificate import Certificate, make_certificate, replace_certificate, serial_number

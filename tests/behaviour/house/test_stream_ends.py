@@ -13,7 +13,7 @@ from relayd.address import AppConnection
 from relayd.config import ListenerSettings
 from relayd.listeners.mixed import AnyListener
 from relayd.listeners.stream import listen_stream, open_stream
-from relayd.stream_end import CLOSE_GRACE, MAX_BUFFERED
+from relayd.pipe.stream_end import CLOSE_GRACE, MAX_BUFFERED
 from relayd.stun import attributes as a
 from relayd.stun.message import Method
 from relayd.web.pages import make_pages

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from relayd.address import AppConnection
 from relayd.client import PeerTls, TcpAllocation
-from relayd.stream_end import StreamEnd
+from relayd.pipe.stream_end import StreamEnd
 from tests.behaviour.house.suite import certificate
 from tests.behaviour.house.test_client import ClientCase
 from tests.support.turn_client import pause

@@ -15,7 +15,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from relayd.address import AppConnection, TransportAddress
 from relayd.listeners.connection import CLOSE_GRACE
 from relayd.peers.connection import PeerConnection
-from relayd.stream_end import MAX_BUFFERED
+from relayd.pipe.stream_end import MAX_BUFFERED
 from relayd.stun import attributes as a
 from relayd.stun.framing import encode_channel_data
 from relayd.stun.message import Class, Message, Method, decode, encode

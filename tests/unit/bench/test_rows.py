@@ -11,7 +11,7 @@ from bench.fleet import CHUNK, bursts, interleaved, runs
 from bench.rows import ROWS, Row, Sample
 from bench.servers import Server
 from bench.traffic import Flowed
-from relayd.stream_end import MAX_BUFFERED
+from relayd.pipe.stream_end import MAX_BUFFERED
 
 
 def test_the_goals_are_those_that_were_set() -> None:

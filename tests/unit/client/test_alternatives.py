@@ -10,7 +10,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
 from relayd.client.alternatives import STAGGER, Alternatives, Progress
-from relayd.client.uri import TurnUri
+from relayd.client.transports.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 
 UDP, TCP, TLS = (

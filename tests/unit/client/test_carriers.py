@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.client.carriers import CLOSE_GRACE, MOST_UNSENT, WebSocketCarrier
-from relayd.client.websocket import PING_INTERVAL
-from tests.unit.client.test_websocket import SERVER, Case, make_transport
+from relayd.client.transports.websocket import PING_INTERVAL
+from tests.unit.client.transports.test_websocket import SERVER, Case, make_transport
 
 
 class Peer:

@@ -10,7 +10,7 @@ import pytest
 from relayd.address import TransportAddress
 from relayd.client import command, ways
 from relayd.client.ping import Outcome
-from relayd.client.uri import TurnUri
+from relayd.client.transports.uri import TurnUri
 from relayd.errors import ConfigurationError
 
 URI = TurnUri.parse("turn:192.0.2.1?transport=tcp")

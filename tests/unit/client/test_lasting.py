@@ -21,7 +21,7 @@ from relayd.address import TransportAddress
 from relayd.client.lasting import LastingPort, Observer
 from relayd.client.relayed import RelayedPort
 from relayd.client.succession import FIRST_PAUSE, LONGEST_PAUSE, STEADY, is_permanent, pause_before
-from relayd.client.uri import TurnUri
+from relayd.client.transports.uri import TurnUri
 from relayd.errors import ConfigurationError, RelaydError, RemoteError, ServerUnavailable
 from relayd.turn.client_outputs import Allocated
 

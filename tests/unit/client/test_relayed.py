@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 
 from relayd.address import TransportAddress
 from relayd.client.relayed import RelayedPort
-from relayd.client.uri import TurnUri
+from relayd.client.transports.uri import TurnUri
 from relayd.errors import ServerUnavailable
 from relayd.stun.attributes import Icmp
 from relayd.turn.client_outputs import Allocated

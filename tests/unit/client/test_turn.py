@@ -11,8 +11,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
 from relayd.address import AppConnection, Family, TransportAddress
-from relayd.client.proxy import HttpProxy
-from relayd.client.server import Server
+from relayd.client.transports.proxy import HttpProxy
+from relayd.client.transports.server import Server
 from relayd.client.turn import MAX_REDIRECTIONS, TurnClient
 from relayd.errors import ConfigurationError, RelaydError, ServerUnavailable
 from relayd.turn.client_outputs import Redirected

@@ -13,13 +13,13 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from relayd.address import AppConnection, FiveTuple, Path, TransportAddress
-from relayd.certificates import Current
 from relayd.config import ListenerSettings
 from relayd.dataplane.flow import Flow
 from relayd.dtls import DtlsContext, split_flight
 from relayd.errors import ConfigurationError
 from relayd.interfaces import IClientPath, IDatagramReceiver, IListener, TurnedAway
 from relayd.listeners.dtls import DtlsListener, open_dtls
+from relayd.tls.certificates import Current
 from tests.support.certificate import Certificate, make_certificate
 from tests.unit.listeners.fakes import FakeDataPlane, FakeRelay, FakeService
 

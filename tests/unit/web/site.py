@@ -9,9 +9,9 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from relayd.address import TransportAddress
-from relayd.certificates import Certificates
 from relayd.config import RelayAddress
 from relayd.launch.status import RelayStatus
+from relayd.tls.certificates import Certificates
 from tests.unit.listeners.web_bench import WebBench
 
 HERE = IPv4Address("TCP", "127.0.0.1", 40000)
