@@ -30,6 +30,9 @@ REALM = "example.org"
 USERS = {"alice": "correct-horse", "bob": "battery-staple"}
 WEB = (AppConnection.WS, AppConnection.WSS)
 HOSTS = ("127.0.0.1", "::1")
+# Beyond those that Linux gives to who wants any port, as our listeners do: a relayed port with the number of a
+# listener, be it of another transport, is refused as a peer.
+RELAY_PORTS = (61_000, 65_535)
 NO_PORTS: Mapping[tuple[AppConnection, str], int] = {}
 
 
@@ -121,6 +124,7 @@ class House:
             ),
             "realm": REALM,
             "relay_address": tuple(RelayAddress(address, address) for address in relays),
+            "relay_ports": RELAY_PORTS,
             "allow_peer": (parse_cidr("127.0.0.0/8"), parse_cidr("::1")),
             "data_plane": data_plane,
         }
